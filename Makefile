@@ -1,0 +1,92 @@
+# Every command of the project. `make help` lists them; CI runs these targets and no other commands.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := build
+
+ADDRESS ?= 127.0.0.1:50051
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+# The uv on the PATH where there is one, else one that is installed into .venv.
+UV = $$(command -v uv || echo $(BIN)/uv)
+PROTOS := $(sort $(wildcard proto/hubwire/v1/*.proto))
+GENERATED := clients/python/hubwire/v1
+NATIVE := $(shell find native -name '*.rs' -o -name Cargo.toml)
+
+.PHONY: build serve test lint format generate generate-check proto-breaking test-native bench bench-record soak lock clean help
+
+build: $(STAMPS)/project ## Make .venv with everything in it, and build the Rust core.
+
+serve: build ## Serve the embedded model on ADDRESS (default 127.0.0.1:50051).
+	exec $(BIN)/hubwire serve --address $(ADDRESS)
+
+test: build test-native ## Run every test suite.
+	$(BIN)/python -m pytest
+
+test-native: build ## Run the tests of the Rust core.
+	cargo test --quiet --manifest-path native/Cargo.toml --package hubwire-core
+
+lint: build ## Check format, lint, types, stubs, imports, protos and generated code. Writes nothing.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy server/hubwire_server clients/python/hubwire
+	$(BIN)/python -m mypy.stubtest hubwire_server._native
+	$(BIN)/lint-imports --no-cache
+	cargo fmt --manifest-path native/Cargo.toml --all --check
+	cargo clippy --quiet --manifest-path native/Cargo.toml --workspace --all-targets -- -D warnings
+	cd proto && ../$(BIN)/buf lint && ../$(BIN)/buf format --diff --exit-code
+	$(MAKE) --no-print-directory proto-breaking generate-check
+
+# The last release is the contract; before the first one, the commit before this one.
+proto-breaking: build ## Fail where the protos break the contract of AGAINST (default: the last release).
+	@against="$${AGAINST:-$$(git describe --tags --abbrev=0 --match 'v*' 2>/dev/null || git rev-parse --verify --quiet HEAD~1 || true)}"; \
+	if [ -z "$$against" ] || ! git cat-file -e "$$against:proto/buf.yaml" 2>/dev/null; then echo "proto-breaking: no earlier contract to compare with"; exit 0; fi; \
+	echo "proto-breaking: comparing with $$against"; \
+	old=$$(mktemp -d); trap 'rm -rf "$$old"' EXIT; git archive "$$against" proto | tar -x -C "$$old"; \
+	cd proto && ../$(BIN)/buf breaking --against "$$old/proto"
+
+format: build ## Format all code.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	cargo fmt --manifest-path native/Cargo.toml --all
+	cd proto && ../$(BIN)/buf format --write
+
+generate: $(STAMPS)/requirements ## Generate the Python stubs from the protos.
+	rm -f $(GENERATED)/*_pb2*.py*
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc --proto_path=proto --python_out=clients/python --grpc_python_out=clients/python \
+		--mypy_out=clients/python --mypy_grpc_out=clients/python $(PROTOS)
+
+generate-check: $(STAMPS)/requirements ## Fail where the generated stubs are stale.
+	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; mkdir -p "$$fresh/clients/python"; \
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc --proto_path=proto --python_out="$$fresh" --grpc_python_out="$$fresh" \
+		--mypy_out="$$fresh" --mypy_grpc_out="$$fresh" $(PROTOS); \
+	diff -r --exclude=__init__.py --exclude=__pycache__ "$$fresh/hubwire/v1" $(GENERATED) || { echo "generate-check: run make generate" >&2; exit 1; }
+
+bench: build ## Run the benchmarks and fail where a ratio fell by more than a third of what is recorded.
+	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-disable-gc
+	$(BIN)/python benchmarks/gate.py
+
+lock: ## Pin every dependency in requirements.lock.
+	uv pip compile pyproject.toml --group dev --extra demo --universal --python-version 3.11 --generate-hashes \
+		--no-emit-package hubwire --no-header --quiet --output-file requirements.lock
+
+clean: ## Remove what the other commands made.
+	rm -rf $(VENV) native/target
+	find server clients/python -name '*.so' -delete
+
+help: ## List the commands.
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | while IFS=$$'\t' read -r name text; do printf '%-16s %s\n' "$$name" "$$text"; done
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Hubwire needs Python 3.11 or newer; run make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	if command -v uv >/dev/null; then uv venv --quiet --allow-existing --python "$$(command -v $(PYTHON))" $(VENV); else $(PYTHON) -m venv $(VENV) && $@ -m pip install --quiet uv; fi
+
+$(STAMPS)/requirements: requirements.lock | $(BIN)/python
+	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/project: $(STAMPS)/requirements pyproject.toml clients/python/pyproject.toml $(NATIVE)
+	@command -v cargo >/dev/null || { echo "Hubwire builds its core with cargo: install a Rust toolchain first" >&2; exit 1; }
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e clients/python -e .
+	@touch $@

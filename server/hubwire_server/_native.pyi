@@ -1,0 +1,168 @@
+"""The Rust core of Hubwire: tokenization into ragged batches, pooling of model output, and vectors as protobuf bytes.
+
+A *ragged batch* of n texts is one flat array of T tokens and an array of n + 1 offsets: text i owns tokens offsets[i] to offsets[i + 1].
+Every function releases the GIL where its work is worth it. None of them keeps a reference to its arguments.
+
+Errors: a value that does not fit raises NativeError, a ValueError whose `reason` is one of the names listed there. Nothing panics.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+PoolingMode = Literal["mean", "max", "cls", "lasttoken", "mean_sqrt_len_tokens", "weightedmean"]
+Encoding = Literal["float32", "float16", "int8", "binary"]
+WireEncoding = Literal["float", "float32_bytes", "float16_bytes", "int8_bytes", "binary_bytes"]
+OffsetUnit = Literal["code_point", "utf8_byte", "utf16_unit"]
+TruncationSide = Literal["left", "right"]
+BFloat16 = NDArray[np.uint16]
+"""bfloat16 travels as its 16 bits, since numpy has no such dtype: what torch's `tensor.view(torch.uint16).numpy()` gives."""
+
+class NativeError(ValueError):
+    """A value that the core refuses.
+
+    reason: "invalid_tokenizer", "invalid_argument", "shape_mismatch", "offsets_out_of_order", "out_of_range" or "not_finite".
+    index: the text or row that is at fault, or None where it is none in particular.
+    """
+
+    reason: str
+    index: int | None
+
+@final
+class RaggedBatch:
+    """The tokens of n texts, one after the other."""
+
+    ids: NDArray[np.int32]
+    """Vocabulary numbers, shape (T,)."""
+    type_ids: NDArray[np.int32]
+    """Segment numbers, shape (T,): 0 for the first text of a pair, 1 for the second."""
+    offsets: NDArray[np.int64]
+    """Where each text begins in the flat arrays, shape (n + 1,), first value 0, last value T."""
+    token_counts: NDArray[np.int64]
+    """How many tokens each text has before truncation, special tokens included, shape (n,). Above its length in `offsets` where it was cut."""
+    spans: NDArray[np.uint32] | None
+    """Start and end of each token in its own text, shape (T, 2), in the unit asked for; (0, 0) for special tokens. None unless asked for."""
+    special_tokens_mask: NDArray[np.bool_] | None
+    """True for tokens that the tokenizer added, shape (T,). None unless spans are asked for."""
+
+@final
+class Tokenizer:
+    """A tokenizer of the `tokenizers` library, read from its JSON form. Immutable, and safe to share between threads.
+
+    The truncation and the padding that the JSON carries are dropped: both are given with each call or not at all.
+    """
+
+    def __new__(cls, json: str | bytes) -> Tokenizer:
+        """Raises NativeError ("invalid_tokenizer") where the text is not a tokenizer."""
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        add_special_tokens: bool = True,
+        max_tokens: int | None = None,
+        truncation_side: TruncationSide = "right",
+        spans: OffsetUnit | None = None,
+        threads: int = 1,
+    ) -> RaggedBatch:
+        """Tokenizes each text, or each pair of texts[i] and pairs[i].
+
+        max_tokens cuts what is longer, special tokens included; of a pair the longer side loses tokens first, as `longest_first` in transformers.
+        None cuts nothing. A limit that leaves no room beside the special tokens raises NativeError ("out_of_range").
+        pairs of another length than texts raises NativeError ("shape_mismatch").
+        threads bounds the threads that share the texts.
+        """
+
+    def count_special_tokens(self, pair: bool = False) -> int:
+        """How many special tokens the tokenizer adds to a text, or to a pair."""
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of entries of the vocabulary, added tokens included."""
+
+def pool_padded(
+    hidden: NDArray[np.float32] | NDArray[np.float16] | BFloat16,
+    mask: NDArray[Any],
+    *,
+    mode: PoolingMode = "mean",
+    skip: NDArray[np.int64] | None = None,
+    normalize: bool = False,
+    threads: int = 1,
+) -> NDArray[np.float32]:
+    """Pools hidden, shape (n, length, h), over the positions where mask, shape (n, length), of bools or integers, is not zero. Returns (n, h).
+
+    skip, shape (n,), leaves the first skip[i] tokens of row i, counted from its first unmasked one, out of the pooling (sentence-transformers'
+    `include_prompt: false`); "weightedmean" still counts positions from the first unmasked token.
+    The sums are kept in float32 or wider. A row whose mask is all zeros (or that skip empties) gives zeros.
+    normalize scales each row to length 1; a row of zeros stays so.
+    Raises NativeError: "shape_mismatch"; "out_of_range" for a negative skip; "not_finite" with the row where an unmasked value that was pooled is NaN or infinite.
+    Values under the mask are never read into the result, so NaN in padding does no harm.
+    """
+
+def pool_ragged(
+    hidden: NDArray[np.float32] | NDArray[np.float16] | BFloat16,
+    offsets: NDArray[np.int64],
+    *,
+    mode: PoolingMode = "mean",
+    skip: NDArray[np.int64] | None = None,
+    normalize: bool = False,
+    threads: int = 1,
+) -> NDArray[np.float32]:
+    """Pools hidden, shape (T, h), over the tokens of each text: offsets has shape (n + 1,). Returns (n, h). An empty text gives zeros.
+
+    Otherwise as pool_padded. Raises NativeError "offsets_out_of_order" (with the index) where offsets do not begin at 0, fall, or do not end at T.
+    """
+
+def convert(
+    vectors: NDArray[np.float32],
+    *,
+    dimensions: int | None = None,
+    normalize: bool = False,
+    encoding: Encoding = "float32",
+    threads: int = 1,
+) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
+    """Keeps the first `dimensions` values of each row of vectors, shape (n, h), scales to length 1 where asked, and casts.
+
+    Returns the rows and the scales. Rows: "float32" and "float16" (n, d); "int8" int8 (n, d); "binary" uint8 (n, ceil(d / 8)), as numpy.packbits(x > 0).
+    The scales, shape (n,), exist for "int8" alone: value = integer * scale, scale = max(abs(row)) / 127; a row of zeros has scale 0.
+    Raises NativeError: "out_of_range" for dimensions below 1 or above h; "not_finite" with the row, where it holds a NaN or an infinity, also one
+    that float16 cannot hold.
+    """
+
+def encode_vectors(
+    vectors: NDArray[np.float32],
+    *,
+    field: int,
+    dimensions: int | None = None,
+    normalize: bool = False,
+    encoding: WireEncoding = "float",
+) -> bytes:
+    """The rows of vectors, shape (n, h), as the protobuf bytes of `repeated hubwire.v1.Vector <name> = field`, ready to be put before or after the
+    serialized rest of the message. Conversions and errors as in `convert`.
+    """
+
+def encode_stream_results(
+    ids: Sequence[str],
+    vectors: NDArray[np.float32],
+    *,
+    dimensions: int | None = None,
+    normalize: bool = False,
+    encoding: WireEncoding = "float",
+) -> bytes:
+    """The bytes of `repeated hubwire.v1.StreamEmbedResult results = 1`, one a row, each with its id and its vector. ids has length n."""
+
+def encode_matrix(vectors: NDArray[np.float32], *, normalize: bool = False, encoding: WireEncoding = "float") -> bytes:
+    """The bytes of ONE hubwire.v1.Vector message whose values are all rows of vectors, shape (n, h), one after the other; no field tag around it.
+
+    normalize works row by row. int8 has one scale for the whole matrix; binary pads at the end of each row.
+    """
+
+def simd_level() -> str:
+    """The instruction set that pooling uses on this machine: "avx512", "avx2", "neon" or "scalar"."""
+
+def set_simd_level(level: Literal["auto", "avx512", "avx2", "neon", "scalar"]) -> str:
+    """For tests and measurements: pins the instruction set for the process and returns what was in force. Raises NativeError ("invalid_argument")
+    where this machine lacks it."""

@@ -1,0 +1,76 @@
+"""The contract between the worker and an engine that runs models.
+
+A backend turns a ragged batch of token ids into the last hidden states of those tokens, on the host. Everything around that (tokenization in the
+front, pooling and the modules after it in the worker) is the same for every backend. Nothing here imports an engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOptions:
+    """How a model may be loaded. device is "cpu", "cuda:0" or "mps"; dtype is "auto", "float32", "float16" or "bfloat16"."""
+
+    device: str = "cpu"
+    dtype: str = "auto"
+    threads: int = 1
+    """How many CPU threads the engine may use."""
+    allow_pickle: bool = False
+    """Read weights that are pickled (pytorch_model.bin). A pickle can run code."""
+    allow_remote_code: bool = False
+    """Run the Python code that a model folder carries."""
+
+
+@dataclass(frozen=True, slots=True)
+class RaggedBatch:
+    """The tokens of n texts: ids and type_ids have shape (T,), offsets has shape (n + 1,)."""
+
+    ids: NDArray[np.int32]
+    type_ids: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendDescription:
+    """What a loaded model is and how it runs."""
+
+    backend: str
+    architecture: str
+    device: str
+    dtype: str
+    hidden_size: int
+    max_tokens: int
+    """The longest text that the model itself reads, special tokens included."""
+    packed: bool
+    """Whether texts are computed without padding."""
+    packed_note: str
+    """How the check of packing at load came out, for people."""
+
+
+class Backend(Protocol):
+    """An engine that holds one model."""
+
+    @property
+    def description(self) -> BackendDescription:
+        """What was loaded."""
+        ...
+
+    def forward(self, batch: RaggedBatch) -> tuple[NDArray[Any], str]:
+        """The last hidden states of all tokens, shape (T, hidden_size), C-contiguous on the host, and their dtype: "float32", "float16" or
+        "bfloat16" (as uint16 bits). The array is only valid until the next call."""
+        ...
+
+    def close(self) -> None:
+        """Frees the model's memory."""
+        ...
+
+
+LoadBackend = Callable[[Path, LoadOptions], Backend]
