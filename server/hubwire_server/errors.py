@@ -8,8 +8,9 @@ Nothing here knows gRPC: codes are the names of gRPC's status codes. proto/hubwi
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -82,7 +83,7 @@ REASONS: Mapping[Reason, ReasonInfo] = {
 }
 
 
-@dataclass(slots=True)
+@dataclass(eq=False)
 class HubwireError(Exception):
     """An error that a caller may see, in words for developers and details for programs.
 
@@ -93,7 +94,7 @@ class HubwireError(Exception):
     reason: Reason
     message: str
     field: str = ""
-    metadata: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = dataclasses.field(default_factory=dict)
     retry_after_ms: int = 0
     model: str = ""
 

@@ -1,0 +1,41 @@
+"""What the server knows of a model that a worker has loaded."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class Task(StrEnum):
+    """What a model is served for."""
+
+    EMBEDDING = "embedding"
+
+
+class ModelDescription(msgspec.Struct, frozen=True, kw_only=True):
+    """A loaded model. The fields that hubwire.v1.Model has too are documented there."""
+
+    fingerprint: str
+    task: Task
+    architecture: str
+    backend: str
+    device: str
+    dtype: str
+    packed: bool
+    packed_note: str
+    hidden_size: int
+    """The size of a token's vector, before pooling and the modules after it."""
+    dimensions: int
+    max_tokens: int
+    pooling: tuple[str, ...]
+    """The model's own pooling modes, in the words of sentence-transformers; several are concatenated."""
+    pooling_fixed: bool
+    """Whether the modules after pooling fit the model's own pooling alone, so that a request cannot choose another."""
+    normalize: bool
+    include_prompt: bool
+    """Whether the tokens of a prompt take part in pooling."""
+    prompts: dict[str, str]
+    default_prompt_name: str
+    lowercase: bool
+    """Whether texts are put into lower case before tokenization."""
