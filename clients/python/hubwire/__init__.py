@@ -1,0 +1,89 @@
+"""The Python client of Hubwire, a gRPC server for Hugging Face models.
+
+    import hubwire
+
+    with hubwire.Client("127.0.0.1:50051") as client:
+        vectors = client.embed(["a text", "another"])
+
+Client is synchronous, aio.Client is its twin for asyncio. Calls raise the errors of hubwire.errors, which draws their tree. The messages of
+the wire are in hubwire.v1.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from hubwire._version import __version__
+
+if TYPE_CHECKING:
+    from hubwire import aio
+    from hubwire._client import Client
+    from hubwire._types import EncodingName, PoolingName, TokenEmbeddings, TruncationSideName
+    from hubwire.errors import (
+        AlreadyExistsError,
+        CallCancelledError,
+        DeadlineExceededError,
+        FailedPreconditionError,
+        FieldViolation,
+        HubwireError,
+        InternalError,
+        InvalidArgumentError,
+        MessageTooLargeError,
+        NotFoundError,
+        OverloadedError,
+        PermissionDeniedError,
+        ResourceExhaustedError,
+        UnauthenticatedError,
+        UnavailableError,
+        UnimplementedError,
+    )
+
+__all__ = [
+    "AlreadyExistsError",
+    "CallCancelledError",
+    "Client",
+    "DeadlineExceededError",
+    "EncodingName",
+    "FailedPreconditionError",
+    "FieldViolation",
+    "HubwireError",
+    "InternalError",
+    "InvalidArgumentError",
+    "MessageTooLargeError",
+    "NotFoundError",
+    "OverloadedError",
+    "PermissionDeniedError",
+    "PoolingName",
+    "ResourceExhaustedError",
+    "TokenEmbeddings",
+    "TruncationSideName",
+    "UnauthenticatedError",
+    "UnavailableError",
+    "UnimplementedError",
+    "__version__",
+    "aio",
+]
+
+_HOMES = {
+    "Client": "hubwire._client",
+    "EncodingName": "hubwire._types",
+    "PoolingName": "hubwire._types",
+    "TokenEmbeddings": "hubwire._types",
+    "TruncationSideName": "hubwire._types",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a name when it is first used: grpc and numpy take 0.3 s, for which `hubwire --help` need not wait."""
+    if name == "aio":
+        return importlib.import_module("hubwire.aio")
+    if name not in __all__:
+        raise AttributeError(f"module 'hubwire' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES.get(name, "hubwire.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,124 @@
+"""The bookkeeping of one StreamEmbed call, which is the same with threads and with asyncio. Pure: no grpc, no waiting.
+
+    the caller's iterable ──add──▶ waiting ──take──▶ messages ──▶ server ──▶ results ──answer──▶ the caller
+                            └───────────────────── at most max_in_flight ─────────────────────┘
+
+A message takes what waits at that moment, up to batch_size items: a fast iterable fills messages, a slow one is never kept waiting for
+company.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Generic, NamedTuple, TypeVar, cast
+
+from hubwire import errors
+from hubwire._requests import refuse_bare_text
+from hubwire.v1 import embedding_pb2
+
+IdT = TypeVar("IdT")
+
+# A server refuses messages of more than 4 MiB by default, and that would end the whole stream.
+_MESSAGE_BYTES = 1 << 20
+
+
+class Item(NamedTuple):
+    """A text on its way to the server."""
+
+    number: int
+    text: str
+    size_bytes: int
+
+
+class StreamWindow(Generic[IdT]):
+    """The items that were read from the caller's iterable and whose results the caller has not got yet.
+
+    On the wire an item's id is its number in the stream. The caller's own ids may repeat and may be of any type, and come back as the
+    objects they were.
+    """
+
+    def __init__(self, *, batch_size: int, max_in_flight: int) -> None:
+        for name, value in (("batch_size", batch_size), ("max_in_flight", max_in_flight)):
+            if value < 1:
+                raise ValueError(f"{name} must be 1 or more, not {value}")
+        self._batch_size = batch_size
+        self._max_in_flight = max_in_flight
+        self._resume_at = max(0, max_in_flight - batch_size)
+        self._waiting: deque[Item] = deque()
+        self._ids: dict[int, IdT] = {}
+        self._next_number = 0
+
+    @property
+    def has_room(self) -> bool:
+        """True where one more item may be read."""
+        return len(self._ids) < self._max_in_flight
+
+    @property
+    def should_resume(self) -> bool:
+        """True where a reader that found no room should go on: once a whole message fits, since waking it costs more than an item."""
+        return len(self._ids) <= self._resume_at
+
+    @property
+    def waiting(self) -> int:
+        """The number of items that no message has carried yet."""
+        return len(self._waiting)
+
+    def add(self, item: object) -> None:
+        """Take a text, or a pair of id and text, from the caller's iterable.
+
+        Raises TypeError for anything else, and UnicodeEncodeError for a text with a lone surrogate, which protobuf cannot carry.
+        """
+        number = self._next_number
+        if isinstance(item, str):
+            item_id, text = number, item
+        elif isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], str):
+            item_id, text = item
+        else:
+            raise TypeError(f"item {number} must be a str or a tuple of id and str, not {_describe(item)}")
+        self._waiting.append(Item(number, text, len(text) if text.isascii() else len(text.encode())))
+        self._ids[number] = cast("IdT", item_id)  # the overloads of stream_embed tie bare texts to IdT = int
+        self._next_number = number + 1
+
+    def take(self) -> list[Item]:
+        """The items of the next message; none where none wait."""
+        taken: list[Item] = []
+        size_bytes = 0
+        while self._waiting and len(taken) < self._batch_size:
+            size_bytes += self._waiting[0].size_bytes
+            if taken and size_bytes > _MESSAGE_BYTES:
+                break
+            taken.append(self._waiting.popleft())
+        return taken
+
+    def answer(self, wire_id: str) -> IdT:
+        """The caller's id of an item whose result has come; the item leaves the window."""
+        try:
+            return self._ids.pop(int(wire_id))
+        except (KeyError, ValueError):
+            raise errors.contract_error(f"the server answered an item that does not wait for an answer: {wire_id!r}") from None
+
+    def check_complete(self) -> None:
+        """Raise where the server ended the stream with OK before every item was answered."""
+        if self._ids:
+            raise errors.contract_error(f"the server ended the stream with {len(self._ids)} items unanswered")
+
+
+def items_message(items: Iterable[Item]) -> embedding_pb2.StreamEmbedRequest:
+    """The message that carries these items."""
+    message = embedding_pb2.StreamEmbedRequest()
+    add = message.items.items.add
+    for item in items:
+        add(id=str(item.number), text=item.text)
+    return message
+
+
+def check_items(items: object) -> None:
+    """Raise TypeError for one bare text in the place of many."""
+    refuse_bare_text("items", items)
+
+
+def _describe(item: object) -> str:
+    if isinstance(item, tuple):
+        return f"({', '.join(type(part).__name__ for part in item)})"
+    return type(item).__name__

@@ -1,0 +1,270 @@
+"""The client for asyncio: hubwire.aio.Client has the methods of hubwire.Client, which documents them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar, Unpack, overload
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from hubwire import _decode, _requests, errors
+from hubwire._aio_feed import AioFeed
+from hubwire._channel import Connection, check_timeout
+from hubwire._retry import Attempts, RetryPolicy
+from hubwire._stream import IdT, StreamWindow, check_items
+from hubwire._types import (
+    EmbedOptions,
+    EncodingName,
+    FloatEncoding,
+    Matrix,
+    PackedMatrix,
+    PoolingName,
+    StreamOptions,
+    TokenEmbeddings,
+    TruncationSideName,
+)
+from hubwire.v1 import embedding_pb2_grpc, model_pb2, model_pb2_grpc
+
+__all__ = ["Client"]
+
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+
+
+class Client:
+    """A connection to a Hubwire server, for one event loop: make it inside a coroutine.
+
+        async with hubwire.aio.Client("127.0.0.1:50051") as client:
+            vectors = await client.embed(["a text", "another"])    # (2, dimensions) float32
+
+    Errors and repetition are those of hubwire.Client. Cancelling a task cancels its call.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout_s: float | None = 60.0,
+        max_attempts: int = 5,
+        tls: bool = False,
+        credentials: grpc.ChannelCredentials | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        """As hubwire.Client. Raises RuntimeError where no event loop runs: grpc would tie the connection to a loop that never does."""
+        asyncio.get_running_loop()
+        self._timeout_s = check_timeout(timeout_s)
+        self._policy = RetryPolicy(max_attempts=max_attempts)
+        connection = Connection(address=address, tls=tls, credentials=credentials, metadata=metadata or {})
+        self._metadata = connection.call_metadata()
+        self._channel = connection.open_aio()
+        self._embedding = embedding_pb2_grpc.EmbeddingServiceStub(self._channel)
+        self._models = model_pb2_grpc.ModelServiceStub(self._channel)
+        self._health = health_pb2_grpc.HealthStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection. Calls that are under way end with CallCancelledError."""
+        await self._channel.close()
+
+    @overload
+    async def embed(self, texts: Iterable[str], *, encoding: FloatEncoding = "float32", **options: Unpack[EmbedOptions]) -> Matrix: ...
+    @overload
+    async def embed(self, texts: Iterable[str], *, encoding: Literal["binary"], **options: Unpack[EmbedOptions]) -> PackedMatrix: ...
+    async def embed(
+        self,
+        texts: Iterable[str],
+        *,
+        model: str = "",
+        pooling: PoolingName | None = None,
+        normalize: bool | None = None,
+        truncate: bool | TruncationSideName | None = None,
+        max_tokens: int | None = None,
+        dimensions: int | None = None,
+        encoding: EncodingName = "float32",
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Matrix | PackedMatrix:
+        """Embed texts, as hubwire.Client.embed: (n, dimensions) float32, or for "binary" (n, ceil(dimensions / 8)) uint8."""
+        options = _requests.embed_options(
+            pooling=pooling,
+            normalize=normalize,
+            truncate=truncate,
+            max_tokens=max_tokens,
+            dimensions=dimensions,
+            encoding=encoding,
+            prompt_name=prompt_name,
+            prompt=prompt,
+        )
+        request = _requests.embed(texts, model, options)
+        response = await self._unary(self._embedding.Embed, request, timeout_s)
+        return _decode.embeddings(response, encoding, len(request.texts))
+
+    @overload
+    def stream_embed(
+        self, items: Iterable[str] | AsyncIterable[str], *, encoding: FloatEncoding = "float32", **options: Unpack[StreamOptions]
+    ) -> AsyncGenerator[tuple[int, Matrix | errors.HubwireError]]: ...
+    @overload
+    def stream_embed(
+        self,
+        items: Iterable[tuple[IdT, str]] | AsyncIterable[tuple[IdT, str]],
+        *,
+        encoding: FloatEncoding = "float32",
+        **options: Unpack[StreamOptions],
+    ) -> AsyncGenerator[tuple[IdT, Matrix | errors.HubwireError]]: ...
+    @overload
+    def stream_embed(
+        self, items: Iterable[str] | AsyncIterable[str], *, encoding: Literal["binary"], **options: Unpack[StreamOptions]
+    ) -> AsyncGenerator[tuple[int, PackedMatrix | errors.HubwireError]]: ...
+    @overload
+    def stream_embed(
+        self,
+        items: Iterable[tuple[IdT, str]] | AsyncIterable[tuple[IdT, str]],
+        *,
+        encoding: Literal["binary"],
+        **options: Unpack[StreamOptions],
+    ) -> AsyncGenerator[tuple[IdT, PackedMatrix | errors.HubwireError]]: ...
+    def stream_embed(
+        self,
+        items: Iterable[Any] | AsyncIterable[Any],
+        *,
+        model: str = "",
+        pooling: PoolingName | None = None,
+        normalize: bool | None = None,
+        truncate: bool | TruncationSideName | None = None,
+        max_tokens: int | None = None,
+        dimensions: int | None = None,
+        encoding: EncodingName = "float32",
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        ordered: bool = False,
+        batch_size: int = 64,
+        max_in_flight: int = 2048,
+        timeout_s: float | None = None,
+    ) -> AsyncGenerator[tuple[Any, Any]]:
+        """Embed any number of texts with flat memory, as hubwire.Client.stream_embed.
+
+        `items` may be an async iterable too. A plain one is read on the event loop, so pass an async one where reading waits (files,
+        sockets, databases). An async generator that is left early ends when it is collected; `contextlib.aclosing` ends it, and cancels the
+        call, at once.
+        """
+        check_items(items)
+        options = _requests.embed_options(
+            pooling=pooling,
+            normalize=normalize,
+            truncate=truncate,
+            max_tokens=max_tokens,
+            dimensions=dimensions,
+            encoding=encoding,
+            prompt_name=prompt_name,
+            prompt=prompt,
+        )
+        window: StreamWindow[Any] = StreamWindow(batch_size=batch_size, max_in_flight=max_in_flight)
+        opening = _requests.stream_opening(model, options, ordered=ordered)
+        return self._stream_embed(AioFeed(opening, items, window), encoding, check_timeout(timeout_s))
+
+    async def embed_tokens(
+        self,
+        texts: Iterable[str],
+        *,
+        model: str = "",
+        normalize: bool = False,
+        truncate: bool | TruncationSideName | None = None,
+        max_tokens: int | None = None,
+        encoding: EncodingName = "float32",
+        timeout_s: float | None = None,
+    ) -> list[TokenEmbeddings]:
+        """Embed every token of each text, as hubwire.Client.embed_tokens."""
+        request = _requests.embed_tokens(
+            texts, model=model, normalize=normalize, truncate=truncate, max_tokens=max_tokens, encoding=encoding
+        )
+        response = await self._unary(self._embedding.EmbedTokens, request, timeout_s)
+        return _decode.token_embeddings(response, encoding, len(request.texts))
+
+    async def list_models(self, *, timeout_s: float | None = None) -> list[model_pb2.Model]:
+        """Every model of the server, as hubwire.Client.list_models."""
+        response = await self._unary(self._models.ListModels, model_pb2.ListModelsRequest(), timeout_s)
+        return list(response.models)
+
+    async def get_model(self, name: str, *, timeout_s: float | None = None) -> model_pb2.Model:
+        """One model, as hubwire.Client.get_model."""
+        response = await self._unary(self._models.GetModel, model_pb2.GetModelRequest(name=name), timeout_s)
+        return _decode.model(response)
+
+    def load_model(
+        self, source: str, name: str = "", revision: str = "", *, timeout_s: float | None = None
+    ) -> AsyncGenerator[model_pb2.LoadModelResponse]:
+        """Load a model and serve it, as hubwire.Client.load_model: an async generator of progress, the last one with the model."""
+        request = model_pb2.LoadModelRequest(source=source, name=name, revision=revision)
+        return self._load_model(request, check_timeout(timeout_s))
+
+    async def unload_model(self, name: str, *, timeout_s: float | None = None) -> None:
+        """Stop serving a model, as hubwire.Client.unload_model."""
+        await self._unary(self._models.UnloadModel, model_pb2.UnloadModelRequest(name=name), timeout_s, idempotent=False)
+
+    async def health(self, service: str = "", *, timeout_s: float | None = None) -> str:
+        """The state of the server or of one of its services, as hubwire.Client.health."""
+        request = health_pb2.HealthCheckRequest(service=service)
+        response = await self._unary(self._health.Check, request, timeout_s, policy=RetryPolicy(max_attempts=1))
+        status: str = health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
+        return status
+
+    async def _unary(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response],
+        request: _Request,
+        timeout_s: float | None,
+        *,
+        idempotent: bool = True,
+        policy: RetryPolicy | None = None,
+    ) -> _Response:
+        limit_s = self._timeout_s if timeout_s is None else check_timeout(timeout_s)
+        attempts = Attempts(policy=policy or self._policy, timeout_s=limit_s, idempotent=idempotent)
+        while True:
+            try:
+                return await method(request, timeout=attempts.remaining_s(), metadata=self._metadata)
+            except grpc.RpcError as rpc_error:
+                error = errors.from_rpc_error(rpc_error)
+                delay_s = attempts.delay_s(error)
+                if delay_s is None:
+                    raise error from rpc_error
+            await asyncio.sleep(delay_s)
+
+    async def _stream_embed(self, feed: AioFeed[Any], encoding: EncodingName, timeout_s: float | None) -> AsyncGenerator[tuple[Any, Any]]:
+        call = self._embedding.StreamEmbed(timeout=timeout_s, metadata=self._metadata)
+        try:
+            feed.start(call)
+            async for response in call:
+                for result in response.results:
+                    yield feed.answer(result.id), _decode.outcome(result, response.dimensions, encoding)
+        except grpc.RpcError as rpc_error:
+            feed.raise_error()
+            raise errors.from_rpc_error(rpc_error) from rpc_error
+        finally:
+            call.cancel()
+            await feed.close()
+        feed.raise_error()
+        feed.check_complete()
+
+    async def _load_model(
+        self, request: model_pb2.LoadModelRequest, timeout_s: float | None
+    ) -> AsyncGenerator[model_pb2.LoadModelResponse]:
+        call = self._models.LoadModel(request, timeout=timeout_s, metadata=self._metadata)
+        response: model_pb2.LoadModelResponse | None = None
+        try:
+            async for response in call:
+                yield response
+        except grpc.RpcError as rpc_error:
+            raise errors.from_rpc_error(rpc_error) from rpc_error
+        finally:
+            call.cancel()
+        _decode.model(response or model_pb2.LoadModelResponse())
