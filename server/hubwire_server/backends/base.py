@@ -1,7 +1,7 @@
 """The contract between the worker and an engine that runs models.
 
-A backend turns a ragged batch of token ids into the last hidden states of those tokens, on the host. Everything around that (tokenization in the
-front, pooling and the modules after it in the worker) is the same for every backend. Nothing here imports an engine.
+A backend turns a ragged batch of token ids into the last hidden states of those tokens, on the host. Everything around that (tokenization
+in the front, pooling and the modules after it in the worker) is the same for every backend. Nothing here imports an engine.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+NO_LIMIT = 1 << 20
+"""The max_tokens of a model that reads texts of any length, such as one with relative positions."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadOptions:
-    """How a model may be loaded. device is "cpu", "cuda:0" or "mps"; dtype is "auto", "float32", "float16" or "bfloat16"."""
+    """How a model may be loaded. device is "auto", "cpu", "cuda:0" or "mps"; dtype is "auto", "float32", "float16" or "bfloat16"."""
 
     device: str = "cpu"
     dtype: str = "auto"
@@ -48,7 +51,7 @@ class BackendDescription:
     dtype: str
     hidden_size: int
     max_tokens: int
-    """The longest text that the model itself reads, special tokens included."""
+    """The longest text that the model itself reads, special tokens included, or NO_LIMIT."""
     packed: bool
     """Whether texts are computed without padding."""
     packed_note: str

@@ -1,0 +1,60 @@
+"""Loading an embedding model: the one entry that the worker calls."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from hubwire_server.backends.base import NO_LIMIT, Backend, LoadOptions
+from hubwire_server.backends.embedding_head import EmbeddingHead
+from hubwire_server.backends.fingerprint import fingerprint
+from hubwire_server.backends.sentence_folder import read_sentence_folder
+from hubwire_server.backends.tokenizer_export import export_tokenizer
+from hubwire_server.errors import HubwireError, Reason
+
+DEFAULT_MAX_TOKENS = 8192
+"""The longest text of a model that sets no limit anywhere (T5 without max_seq_length): attention costs the square of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedEmbeddingModel:
+    """Everything that a worker and the front need of an embedding model."""
+
+    backend: Backend
+    head: EmbeddingHead
+    tokenizer_json: str
+    special_ids: tuple[int, ...]
+    """The ids of all special tokens. A prompt's length in tokens is that of the prompt alone, less one where its last token is among
+    these.
+    """
+    fingerprint: str
+    max_tokens: int
+    """The longest text, special tokens included: what sentence-transformers would cut at, and never above what the model reads."""
+
+
+def load_embedding_model(path: Path, options: LoadOptions) -> LoadedEmbeddingModel:
+    """Loads the model of a folder. It takes seconds, most of them for importing torch and transformers the first time.
+
+    Raises HubwireError: MODEL_NOT_ALLOWED, MODEL_NOT_SUPPORTED or MODEL_LOAD_FAILED, each with one line on what is wrong.
+    """
+    folder = read_sentence_folder(path)
+    with ThreadPoolExecutor(1) as executor:
+        # Hashing releases the GIL, so it runs beside the imports, and it brings the weights into the page cache for them.
+        identity = executor.submit(fingerprint, path, folder.folders)
+        from hubwire_server.backends.torch import load  # here, since importing torch takes seconds
+
+        backend = load(folder.transformer_path, options)
+        head = EmbeddingHead.from_sentence_folder(folder, hidden_size=backend.description.hidden_size, allow_pickle=options.allow_pickle)
+        tokenizer = export_tokenizer(folder.transformer_path, allow_remote_code=options.allow_remote_code, lowercase=head.lowercase)
+        if folder.is_plain and tokenizer.has_chat_template:
+            raise HubwireError(Reason.MODEL_NOT_SUPPORTED, "sentence-transformers reads the texts of this model through its chat template")
+        limit = min(head.max_seq_length or tokenizer.model_max_length, backend.description.max_tokens)
+        return LoadedEmbeddingModel(
+            backend=backend,
+            head=head,
+            tokenizer_json=tokenizer.json,
+            special_ids=tokenizer.special_ids,
+            fingerprint=identity.result(),
+            max_tokens=limit if limit < NO_LIMIT else DEFAULT_MAX_TOKENS,
+        )

@@ -1,0 +1,62 @@
+"""The tokenizer of a model as JSON, for the front, which holds neither torch nor transformers."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hubwire_server.errors import HubwireError, Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportedTokenizer:
+    """A tokenizer in the form of the `tokenizers` library."""
+
+    json: str
+    model_max_length: int
+    """The longest text that the tokenizer's own configuration sets; transformers' 1e30 where it sets none."""
+    special_ids: tuple[int, ...]
+    """The ids of all special tokens."""
+    has_chat_template: bool
+
+
+def export_tokenizer(path: Path, *, allow_remote_code: bool = False, lowercase: bool = False) -> ExportedTokenizer:
+    """Exports the tokenizer of a folder. lowercase puts texts into lower case first, where the tokenizer does not do so already.
+
+    Raises HubwireError: MODEL_NOT_SUPPORTED where the tokenizer has no JSON form, MODEL_LOAD_FAILED where its files are broken.
+    """
+    from transformers.models.auto.tokenization_auto import AutoTokenizer
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # deprecations inside transformers are for its developers
+            tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=allow_remote_code, local_files_only=True)
+    except Exception as error:
+        # The tokenizers of transformers raise bare Exception too.
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise HubwireError(Reason.MODEL_LOAD_FAILED, f"transformers cannot load the tokenizer: {line[:300]}") from error
+    if not tokenizer.is_fast:
+        raise HubwireError(
+            Reason.MODEL_NOT_SUPPORTED, f"the tokenizer {type(tokenizer).__name__} runs in Python alone and has no JSON form"
+        )
+    text = tokenizer.backend_tokenizer.to_str()
+    return ExportedTokenizer(
+        json=_with_lowercase(text) if lowercase else text,
+        model_max_length=int(tokenizer.model_max_length),
+        special_ids=tuple(sorted(set(tokenizer.all_special_ids))),
+        has_chat_template=bool(tokenizer.chat_template),
+    )
+
+
+def _with_lowercase(text: str) -> str:
+    """The tokenizer with Lowercase as its first normalizer (sentence-transformers, base/modules/transformer.py, do_lower_case)."""
+    tokenizer = json.loads(text)
+    normalizer = tokenizer.get("normalizer")
+    steps = [] if normalizer is None else normalizer["normalizers"] if normalizer["type"] == "Sequence" else [normalizer]
+    if any(step["type"] == "Lowercase" for step in steps):
+        return text
+    tokenizer["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *steps]}
+    return json.dumps(tokenizer, ensure_ascii=False)

@@ -1,0 +1,146 @@
+"""From a folder to the body of a model: which class, which weights, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers.utils.logging as transformers_logging
+from safetensors import SafetensorError
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
+from transformers.models.auto.modeling_auto import AutoModel
+
+from hubwire_server.backends.base import NO_LIMIT, LoadOptions
+from hubwire_server.backends.torch.packed import positions_after_padding_idx
+from hubwire_server.errors import HubwireError, Reason
+
+ENCODER_ONLY = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
+"""Encoder-decoders that are embedded with by their encoder alone, as in sentence-transformers (base/modules/transformer.py,
+_ENCODER_ONLY_MODELS).
+"""
+
+
+def load_body(path: Path, options: LoadOptions, device: torch.device, dtype: torch.dtype) -> Any:
+    """The model without a task head, in eval mode on the device.
+
+    Raises HubwireError: MODEL_NOT_ALLOWED where it needs a pickle or its own code and options forbid that; MODEL_NOT_SUPPORTED where
+    transformers has no class for it or weights are missing; MODEL_LOAD_FAILED where files are broken.
+    """
+    _silence_transformers()
+    if (path / "adapter_config.json").exists():
+        raise HubwireError(Reason.MODEL_NOT_SUPPORTED, "the model folder is a PEFT adapter; merge it into its base model first")
+    trust_remote_code = _needs_remote_code(path, options)
+    use_safetensors = _chooses_safetensors(path, options)
+    with warnings.catch_warnings():
+        # What transformers and torch warn of while loading is for their developers; what matters here is checked below.
+        warnings.simplefilter("ignore")
+        try:
+            config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, local_files_only=True)
+            if hasattr(config, "use_cache"):
+                config.use_cache = False
+            body, info = _model_class(config).from_pretrained(
+                path,
+                config=config,
+                dtype=dtype,
+                trust_remote_code=trust_remote_code,
+                use_safetensors=use_safetensors,
+                weights_only=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
+            raise HubwireError(Reason.MODEL_LOAD_FAILED, f"transformers cannot load the model: {_one_line(error)}") from error
+    _refuse_missing_weights(info)
+    return body.eval().requires_grad_(False).to(device)
+
+
+def max_tokens(body: Any) -> int:
+    """The longest text that the model reads: its learned positions, else what its configuration says, else NO_LIMIT."""
+    config = body.config.get_text_config()
+    limit = getattr(config, "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit <= 0:
+        return NO_LIMIT
+    padding_idx = positions_after_padding_idx(body)
+    return limit if padding_idx is None else limit - padding_idx - 1
+
+
+def _silence_transformers() -> None:
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers is typed in part
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # as above
+    logging.getLogger("torch.distributed").setLevel(logging.ERROR)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise HubwireError(Reason.MODEL_NOT_SUPPORTED, "the model folder has no config.json") from None
+    except (OSError, ValueError) as error:
+        raise HubwireError(Reason.MODEL_LOAD_FAILED, f"config.json cannot be read: {_one_line(error)}") from error
+    if not isinstance(config, dict):
+        raise HubwireError(Reason.MODEL_LOAD_FAILED, "config.json is not a JSON object")
+    return config
+
+
+def _needs_remote_code(path: Path, options: LoadOptions) -> bool:
+    """Whether the model runs code of its own. A family that transformers knows never does, whatever its folder offers."""
+    config = _read_config(path)
+    model_type = config.get("model_type")
+    if model_type in CONFIG_MAPPING:
+        return False
+    if not config.get("auto_map"):
+        raise HubwireError(Reason.MODEL_NOT_SUPPORTED, f"transformers {transformers_version()} knows no model type {model_type!r}")
+    if not options.allow_remote_code:
+        raise HubwireError(
+            Reason.MODEL_NOT_ALLOWED, f"the model type {model_type!r} comes with its own Python code; allow_remote_code permits running it"
+        )
+    return True
+
+
+def transformers_version() -> str:
+    """The version of the installed transformers."""
+    import transformers
+
+    return str(transformers.__version__)
+
+
+def _chooses_safetensors(path: Path, options: LoadOptions) -> bool:
+    """True for safetensors, False for a pickle that may be read. Raises HubwireError where the folder has neither."""
+    if (path / "model.safetensors").exists() or (path / "model.safetensors.index.json").exists():
+        return True
+    if not ((path / "pytorch_model.bin").exists() or (path / "pytorch_model.bin.index.json").exists()):
+        raise HubwireError(Reason.MODEL_NOT_SUPPORTED, "the model folder has no weights: expected model.safetensors")
+    if not options.allow_pickle:
+        raise HubwireError(
+            Reason.MODEL_NOT_ALLOWED,
+            "the model's weights are a pickle (pytorch_model.bin), not safetensors; allow_pickle permits reading it",
+        )
+    return False
+
+
+def _model_class(config: Any) -> Any:
+    name = ENCODER_ONLY.get(config.model_type)
+    if name is None:
+        return AutoModel
+    import transformers
+
+    return getattr(transformers, name)
+
+
+def _refuse_missing_weights(info: dict[str, Any]) -> None:
+    """A layer that is not in the checkpoint was filled with random numbers. The pooler is the one that embeddings never read."""
+    problems = sorted(name for name in info["missing_keys"] if "pooler" not in name.split("."))
+    problems += sorted(str(mismatch[0] if isinstance(mismatch, tuple) else mismatch) for mismatch in info["mismatched_keys"])
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise HubwireError(Reason.MODEL_NOT_SUPPORTED, f"the checkpoint lacks weights of the model: {', '.join(problems[:3])}{more}")
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__
