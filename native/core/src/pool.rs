@@ -1,0 +1,371 @@
+//! Pooling: the vectors of the tokens of a text become one vector.
+//!
+//! A text is a list of runs, which are stretches of tokens that lie side by side in memory: one run in a ragged batch, one or more where a
+//! mask has holes. Tokens outside the runs are never read. Hidden states stream through once, in float32, four tokens at a time.
+//!
+//! Finding NaN and infinity costs nothing for sums: one such value makes the sum NaN or infinite as well, so only the results are
+//! looked at, and the tokens of a text again where its result is not finite.
+
+use std::ops::Range;
+
+use half::{bf16, f16};
+
+use crate::error::{Error, Reason, Result};
+use crate::parallel;
+use crate::ragged::Offsets;
+use crate::simd::Kernels;
+
+/// Below this many bytes of hidden states a second thread costs more than it saves: a thread takes about 30 us to start, in which one
+/// thread pools some 300 kB.
+const BYTES_WORTH_A_THREAD: usize = 1 << 20;
+/// Texts are handed out to threads in so many pieces a thread, since texts differ in length.
+const PIECES_PER_THREAD: usize = 4;
+/// So many columns are pooled at a time: sums and four widened rows of them stay in the first-level cache.
+const COLUMNS: usize = 1024;
+
+/// How tokens become one vector. The names are those of sentence-transformers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The mean.
+    Mean,
+    /// The largest value of each dimension.
+    Max,
+    /// The first token.
+    Cls,
+    /// The last token.
+    LastToken,
+    /// The sum, divided by the square root of the number of tokens.
+    MeanSqrtLen,
+    /// The mean where the n-th token weighs n.
+    WeightedMean,
+}
+
+/// Hidden states, token after token.
+#[derive(Clone, Copy, Debug)]
+pub enum Hidden<'a> {
+    /// float32.
+    F32(&'a [f32]),
+    /// float16.
+    F16(&'a [f16]),
+    /// bfloat16, given as its bits.
+    Bf16(&'a [u16]),
+}
+
+/// A mask: what is not zero counts. One variant for each width of the integers, whatever their sign.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Mask<'a> {
+    Bits8(&'a [u8]),
+    Bits16(&'a [u16]),
+    Bits32(&'a [u32]),
+    Bits64(&'a [u64]),
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Options<'a> {
+    /// How tokens become one vector.
+    pub mode: Mode,
+    /// How many tokens at the beginning of each text are left out.
+    pub skip: Option<&'a [i64]>,
+    /// Whether each vector is scaled to length 1.
+    pub normalize: bool,
+    /// The largest number of threads.
+    pub threads: usize,
+}
+
+/// Pools `hidden`, shape (texts, length, width), where `mask`, shape (texts, length), is not zero. Returns (texts, width).
+///
+/// # Errors
+/// `ShapeMismatch`, `OutOfRange` for a negative skip, `NotFinite` with the index of a text.
+pub fn pool_padded(hidden: Hidden, shape: [usize; 3], mask: Mask, mask_shape: [usize; 2], options: &Options) -> Result<Vec<f32>> {
+    let [texts, length, width] = shape;
+    if mask_shape != [texts, length] || mask.len() != texts * length {
+        let message = format!("hidden has the shape {shape:?} and the mask {mask_shape:?}; it should have {:?}", [texts, length]);
+        return Err(Error::new(Reason::ShapeMismatch, message));
+    }
+    pool(hidden, texts * length, width, texts, options, |text, runs| mask.runs(text * length..(text + 1) * length, runs))
+}
+
+/// Pools `hidden`, shape (tokens, width), over the texts that `offsets` delimit. Returns (texts, width).
+///
+/// # Errors
+/// `OffsetsOutOfOrder` with the index, otherwise as `pool_padded`.
+pub fn pool_ragged(hidden: Hidden, shape: [usize; 2], offsets: &[i64], options: &Options) -> Result<Vec<f32>> {
+    let [tokens, width] = shape;
+    let offsets = Offsets::check(offsets, tokens)?;
+    pool(hidden, tokens, width, offsets.rows(), options, |text, runs| runs.push(offsets.row(text)))
+}
+
+/// Pools each text over the runs that `runs_of` finds for it.
+fn pool(
+    hidden: Hidden,
+    tokens: usize,
+    width: usize,
+    texts: usize,
+    options: &Options,
+    runs_of: impl Fn(usize, &mut Vec<Range<usize>>) + Sync,
+) -> Result<Vec<f32>> {
+    if hidden.len() != tokens * width {
+        let message = format!("hidden holds {} values; {tokens} tokens of width {width} have {}", hidden.len(), tokens * width);
+        return Err(Error::new(Reason::ShapeMismatch, message));
+    }
+    check_skip(options.skip, texts)?;
+    let mut pooled = vec![0.0; texts * width];
+    if width == 0 {
+        return Ok(pooled);
+    }
+    let worth = hidden.bytes() / BYTES_WORTH_A_THREAD + 1;
+    let threads = options.threads.min(texts).min(worth).max(1);
+    let piece = if threads == 1 { texts } else { texts.div_ceil(threads * PIECES_PER_THREAD) }.max(1);
+    let kernels = Kernels::current();
+    parallel::for_each(threads, pooled.chunks_mut(piece * width).enumerate(), |(number, rows)| {
+        let mut texts_pooler = Pooler::new(hidden, width, options.mode, kernels);
+        let mut runs = Vec::new();
+        for (row, text) in rows.chunks_exact_mut(width).zip(number * piece..) {
+            runs.clear();
+            runs_of(text, &mut runs);
+            let origin = runs.first().map_or(0, |run| run.start);
+            let skip = options.skip.map_or(0, |skip| usize::try_from(skip[text]).unwrap_or(usize::MAX));
+            leave_out(&mut runs, origin.saturating_add(skip));
+            if !runs.is_empty() {
+                texts_pooler.pool_text(&runs, origin, row).ok_or_else(|| not_finite(text))?;
+                if options.normalize {
+                    normalize(row);
+                }
+            }
+        }
+        Ok(())
+    })?;
+    Ok(pooled)
+}
+
+fn check_skip(skip: Option<&[i64]>, texts: usize) -> Result<()> {
+    let Some(skip) = skip else { return Ok(()) };
+    if skip.len() != texts {
+        let message = format!("{} values of skip for {texts} texts", skip.len());
+        return Err(Error::new(Reason::ShapeMismatch, message));
+    }
+    match skip.iter().position(|skip| *skip < 0) {
+        Some(text) => Err(Error::at(Reason::OutOfRange, text, format!("skip of text {text} is {}", skip[text]))),
+        None => Ok(()),
+    }
+}
+
+/// Leaves the tokens before `start` out of the runs, and the runs that are then empty.
+fn leave_out(runs: &mut Vec<Range<usize>>, start: usize) {
+    for run in runs.iter_mut() {
+        run.start = run.start.max(start);
+    }
+    runs.retain(|run| !run.is_empty());
+}
+
+fn not_finite(text: usize) -> Error {
+    Error::at(Reason::NotFinite, text, format!("hidden states of text {text} hold NaN or infinity, or their sum exceeds float32"))
+}
+
+/// Scales a row to length 1. The squares are summed in float64, where no float32 overflows and none vanishes.
+fn normalize(row: &mut [f32]) {
+    let factor = crate::quantize::inverse_norm(row);
+    for value in row {
+        *value = crate::quantize::scaled(*value, factor);
+    }
+}
+
+/// Pools text after text.
+struct Pooler<'a> {
+    hidden: Hidden<'a>,
+    width: usize,
+    mode: Mode,
+    kernels: Kernels,
+    /// Four rows of columns, widened to float32. Empty where the hidden states are float32.
+    widened: Vec<f32>,
+}
+
+impl<'a> Pooler<'a> {
+    fn new(hidden: Hidden<'a>, width: usize, mode: Mode, kernels: Kernels) -> Self {
+        let widened = if matches!(hidden, Hidden::F32(_)) { Vec::new() } else { vec![0.0; 4 * width.min(COLUMNS)] };
+        Self { hidden, width, mode, kernels, widened }
+    }
+
+    /// Pools the tokens of `runs`, of which there is at least one, into `row`. `origin` is the token that weighs 1 in the weighted mean.
+    /// None where a value is not finite.
+    fn pool_text(&mut self, runs: &[Range<usize>], origin: usize, row: &mut [f32]) -> Option<()> {
+        let finite = match self.mode {
+            Mode::Cls => self.copy_token(runs[0].start, row),
+            Mode::LastToken => self.copy_token(runs[runs.len() - 1].end - 1, row),
+            Mode::Max => self.max(runs, row),
+            Mode::Mean | Mode::MeanSqrtLen | Mode::WeightedMean => {
+                self.sum(runs, origin, row);
+                #[allow(clippy::cast_possible_truncation, reason = "rounding to float32 is meant")]
+                let divisor = self.divisor(runs, origin) as f32;
+                for value in row.iter_mut() {
+                    *value /= divisor;
+                }
+                all_finite(row) || self.sum_again(runs, origin, row)
+            }
+        };
+        finite.then_some(())
+    }
+
+    fn copy_token(&self, token: usize, row: &mut [f32]) -> bool {
+        let values = token * self.width..(token + 1) * self.width;
+        match self.hidden {
+            Hidden::F32(hidden) => row.copy_from_slice(&hidden[values]),
+            Hidden::F16(hidden) => (self.kernels.widen_f16)(&hidden[values], row),
+            Hidden::Bf16(hidden) => (self.kernels.widen_bf16)(&hidden[values], row),
+        }
+        all_finite(row)
+    }
+
+    fn max(&mut self, runs: &[Range<usize>], row: &mut [f32]) -> bool {
+        row.fill(f32::NEG_INFINITY);
+        let maximum = self.kernels.maximum;
+        let mut finite = true;
+        self.for_each_four(runs, row, |largest, rows, _| finite &= maximum(largest, rows));
+        finite
+    }
+
+    fn sum(&mut self, runs: &[Range<usize>], origin: usize, row: &mut [f32]) {
+        row.fill(0.0);
+        let accumulate = self.kernels.accumulate;
+        let weighted = self.mode == Mode::WeightedMean;
+        self.for_each_four(runs, row, |sums, rows, tokens| {
+            let weights = tokens.map(|token| token.map_or(0.0, |token| if weighted { weight(token, origin) } else { 1.0 }));
+            accumulate(sums, rows, weights);
+        });
+    }
+
+    /// Gives `take` the columns of four tokens at a time, beside the same columns of `row`. The last four are filled up with the last token,
+    /// which then has None as its number.
+    fn for_each_four(&mut self, runs: &[Range<usize>], row: &mut [f32], mut take: impl FnMut(&mut [f32], [&[f32]; 4], [Option<usize>; 4])) {
+        let Self { hidden, width, kernels, widened, .. } = self;
+        for (number, columns) in row.chunks_mut(COLUMNS).enumerate() {
+            let mut tokens = runs.iter().cloned().flatten();
+            while let Some(first) = tokens.next() {
+                let mut four = [Some(first), None, None, None];
+                let mut places = [first; 4];
+                for slot in 1..4 {
+                    four[slot] = tokens.next();
+                    places[slot] = four[slot].unwrap_or(places[slot - 1]);
+                }
+                let values = places.map(|token| {
+                    let start = token * *width + number * COLUMNS;
+                    start..start + columns.len()
+                });
+                let rows = match *hidden {
+                    Hidden::F32(hidden) => values.map(|values| &hidden[values]),
+                    Hidden::F16(hidden) => widen(widened, columns.len(), kernels.widen_f16, values.map(|values| &hidden[values])),
+                    Hidden::Bf16(hidden) => widen(widened, columns.len(), kernels.widen_bf16, values.map(|values| &hidden[values])),
+                };
+                take(columns, rows, four);
+            }
+        }
+    }
+
+    fn divisor(&self, runs: &[Range<usize>], origin: usize) -> f64 {
+        #[allow(clippy::cast_precision_loss, reason = "a text has far fewer than 2^52 tokens")]
+        let tokens = runs.iter().map(ExactSizeIterator::len).sum::<usize>() as f64;
+        match self.mode {
+            Mode::MeanSqrtLen => tokens.sqrt(),
+            Mode::WeightedMean => runs.iter().cloned().flatten().map(|token| f64::from(weight(token, origin))).sum(),
+            _ => tokens,
+        }
+    }
+
+    /// The sum in float64, for a text whose float32 sum is not finite. False where it still is not: then a value of the text is not finite,
+    /// or the result is beyond float32.
+    fn sum_again(&self, runs: &[Range<usize>], origin: usize, row: &mut [f32]) -> bool {
+        let divisor = self.divisor(runs, origin);
+        for (column, value) in row.iter_mut().enumerate() {
+            let terms = runs.iter().cloned().flatten().map(|token| {
+                let weight = if self.mode == Mode::WeightedMean { weight(token, origin) } else { 1.0 };
+                f64::from(weight) * f64::from(self.hidden.value(token * self.width + column))
+            });
+            #[allow(clippy::cast_possible_truncation, reason = "what exceeds float32 becomes infinite, which is looked for")]
+            let pooled = (terms.sum::<f64>() / divisor) as f32;
+            *value = pooled;
+        }
+        all_finite(row)
+    }
+}
+
+/// The weight of a token in the weighted mean.
+#[allow(clippy::cast_precision_loss, reason = "a text has far fewer than 2^24 tokens")]
+fn weight(token: usize, origin: usize) -> f32 {
+    (token - origin + 1) as f32
+}
+
+/// Widens four rows of `columns` values into `buffer`.
+fn widen<'b, T>(buffer: &'b mut [f32], columns: usize, widen: fn(&[T], &mut [f32]), rows: [&[T]; 4]) -> [&'b [f32]; 4] {
+    for (row, to) in rows.into_iter().zip(buffer.chunks_exact_mut(columns)) {
+        widen(row, to);
+    }
+    let buffer = &*buffer;
+    [0, 1, 2, 3].map(|row| &buffer[row * columns..(row + 1) * columns])
+}
+
+pub(crate) fn all_finite(values: &[f32]) -> bool {
+    // Without an early exit, so that it becomes vector instructions.
+    values.iter().fold(true, |finite, value| finite & value.is_finite())
+}
+
+impl Hidden<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::F16(values) => values.len(),
+            Self::Bf16(values) => values.len(),
+        }
+    }
+
+    /// The size in memory.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::F32(values) => size_of_val(*values),
+            Self::F16(values) => size_of_val(*values),
+            Self::Bf16(values) => size_of_val(*values),
+        }
+    }
+
+    fn value(&self, index: usize) -> f32 {
+        match self {
+            Self::F32(values) => values[index],
+            Self::F16(values) => values[index].to_f32(),
+            Self::Bf16(values) => bf16::from_bits(values[index]).to_f32(),
+        }
+    }
+}
+
+impl Mask<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Bits8(mask) => mask.len(),
+            Self::Bits16(mask) => mask.len(),
+            Self::Bits32(mask) => mask.len(),
+            Self::Bits64(mask) => mask.len(),
+        }
+    }
+
+    /// Appends the runs of the mask in `tokens`.
+    fn runs(&self, tokens: Range<usize>, runs: &mut Vec<Range<usize>>) {
+        fn find<T: Copy + Default + PartialEq>(mask: &[T], base: usize, runs: &mut Vec<Range<usize>>) {
+            let mut end = base;
+            for stretch in mask.chunk_by(|left, right| (*left == T::default()) == (*right == T::default())) {
+                let start = end;
+                end += stretch.len();
+                if stretch[0] != T::default() {
+                    runs.push(start..end);
+                }
+            }
+        }
+        let base = tokens.start;
+        match self {
+            Self::Bits8(mask) => find(&mask[tokens], base, runs),
+            Self::Bits16(mask) => find(&mask[tokens], base, runs),
+            Self::Bits32(mask) => find(&mask[tokens], base, runs),
+            Self::Bits64(mask) => find(&mask[tokens], base, runs),
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The loops of pooling, compiled once for each instruction set and chosen at run time.
+//!
+//! Each loop is written once, as plain Rust that the compiler turns into vector instructions; `level!` compiles it with the features of an
+//! instruction set. What the compiler cannot find by itself, the conversion of float16, is written with intrinsics. This file and the
+//! files below it are the only place of the core with unsafe code.
+#![allow(unsafe_code, reason = "calling a function with target features and loading through pointers")]
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use half::f16;
+
+use crate::error::{Error, Reason, Result};
+
+mod lanes;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+/// An instruction set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Level {
+    /// What the target offers without asking.
+    Scalar = 1,
+    /// 128 bits on aarch64.
+    Neon = 2,
+    /// 256 bits on x86-64, with fused multiply-add and float16 conversion.
+    Avx2 = 3,
+    /// 512 bits on x86-64.
+    Avx512 = 4,
+}
+
+impl Level {
+    /// Every level, the best last.
+    pub const ALL: [Self; 4] = [Self::Scalar, Self::Neon, Self::Avx2, Self::Avx512];
+
+    /// The name of the level.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Neon => "neon",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+
+    /// Whether this machine has it.
+    #[must_use]
+    pub fn is_available(self) -> bool {
+        match self {
+            Self::Scalar => true,
+            // NEON is part of every aarch64.
+            Self::Neon => cfg!(target_arch = "aarch64"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => x86::has_avx2(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => x86::has_avx512(),
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Avx2 | Self::Avx512 => false,
+        }
+    }
+
+    fn best() -> Self {
+        Self::ALL.into_iter().rev().find(|level| level.is_available()).unwrap_or(Self::Scalar)
+    }
+}
+
+/// The level in force; 0 where none was chosen yet. Nothing else hangs on it, so no order with other memory is needed.
+static LEVEL: AtomicU8 = AtomicU8::new(0);
+
+/// The level that pooling uses.
+pub fn level() -> Level {
+    let stored = LEVEL.load(Ordering::Relaxed);
+    Level::ALL.into_iter().find(|level| *level as u8 == stored).unwrap_or_else(|| {
+        let best = Level::best();
+        LEVEL.store(best as u8, Ordering::Relaxed);
+        best
+    })
+}
+
+/// Pins the level for the process, or gives the choice back where `wanted` is None. Returns what was in force.
+///
+/// # Errors
+/// `InvalidArgument` where this machine lacks the level.
+pub fn set_level(wanted: Option<Level>) -> Result<Level> {
+    let previous = level();
+    let wanted = wanted.unwrap_or_else(Level::best);
+    if !wanted.is_available() {
+        return Err(Error::new(Reason::InvalidArgument, format!("this machine has no {}", wanted.name())));
+    }
+    LEVEL.store(wanted as u8, Ordering::Relaxed);
+    Ok(previous)
+}
+
+/// Adds four weighted rows to a row: (sums, rows, weights).
+pub(crate) type Accumulate = fn(&mut [f32], [&[f32]; 4], [f32; 4]);
+/// Raises a row to the largest values of four rows. Returns false where one of their values is NaN or infinite.
+pub(crate) type Maximum = fn(&mut [f32], [&[f32]; 4]) -> bool;
+/// Widens float16.
+pub(crate) type WidenF16 = fn(&[f16], &mut [f32]);
+/// Widens bfloat16, given as its bits.
+pub(crate) type WidenBf16 = fn(&[u16], &mut [f32]);
+
+/// The loops of one level. All slices of a call have the same length.
+#[derive(Clone, Copy)]
+pub(crate) struct Kernels {
+    pub accumulate: Accumulate,
+    pub maximum: Maximum,
+    pub widen_f16: WidenF16,
+    pub widen_bf16: WidenBf16,
+}
+
+impl Kernels {
+    /// The loops of the level in force.
+    pub(crate) fn current() -> Self {
+        match level() {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => x86::AVX512,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => x86::AVX2,
+            // On aarch64 the plain loops are NEON already. They fuse multiplication and addition, which is an instruction there.
+            Level::Neon => Self { accumulate: lanes::accumulate::<true>, ..Self::SCALAR },
+            _ => Self::SCALAR,
+        }
+    }
+
+    const SCALAR: Self = Self {
+        accumulate: lanes::accumulate::<false>,
+        maximum: lanes::maximum,
+        widen_f16: lanes::widen_f16,
+        widen_bf16: lanes::widen_bf16,
+    };
+}

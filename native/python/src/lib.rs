@@ -1,0 +1,34 @@
+//! `hubwire_server._native`: the Python face of `hubwire-core`. Arguments in, one call, results out; what a value means is decided in the
+//! core. The stub `_native.pyi` documents every function.
+
+use pyo3::prelude::*;
+
+mod arrays;
+mod detach;
+mod error;
+mod pool;
+mod quantize;
+mod simd;
+mod tokenize;
+mod wire;
+
+#[pymodule]
+mod _native {
+    #[pymodule_export]
+    use super::pool::{pool_padded, pool_ragged};
+    #[pymodule_export]
+    use super::quantize::convert;
+    #[pymodule_export]
+    use super::simd::{set_simd_level, simd_level};
+    #[pymodule_export]
+    use super::tokenize::{RaggedBatch, Tokenizer};
+    #[pymodule_export]
+    use super::wire::{encode_matrix, encode_stream_results, encode_vectors};
+
+    use super::{Bound, PyModule, PyResult, error};
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        error::register(module)
+    }
+}
