@@ -12,19 +12,42 @@ from typing import Any, Literal, final
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = [
+    "Encoding",
+    "NativeError",
+    "OffsetUnit",
+    "PoolingMode",
+    "RaggedBatch",
+    "Tokenizer",
+    "TruncationSide",
+    "WireEncoding",
+    "convert",
+    "encode_matrix",
+    "encode_stream_results",
+    "encode_vectors",
+    "pool_padded",
+    "pool_ragged",
+    "set_simd_level",
+    "simd_level",
+]
+
 PoolingMode = Literal["mean", "max", "cls", "lasttoken", "mean_sqrt_len_tokens", "weightedmean"]
 Encoding = Literal["float32", "float16", "int8", "binary"]
 WireEncoding = Literal["float", "float32_bytes", "float16_bytes", "int8_bytes", "binary_bytes"]
 OffsetUnit = Literal["code_point", "utf8_byte", "utf16_unit"]
 TruncationSide = Literal["left", "right"]
-BFloat16 = NDArray[np.uint16]
+_BFloat16 = NDArray[np.uint16]
 """bfloat16 travels as its 16 bits, since numpy has no such dtype: what torch's `tensor.view(torch.uint16).numpy()` gives."""
 
 class NativeError(ValueError):
     """A value that the core refuses.
 
-    reason: "invalid_tokenizer", "invalid_argument", "shape_mismatch", "offsets_out_of_order", "out_of_range" or "not_finite".
+    reason: "invalid_tokenizer", "tokenization_failed" (the tokenizer itself failed on a text), "invalid_argument" (a name that does not
+    exist, or
+    a str with a lone surrogate, which is no Unicode text), "shape_mismatch", "offsets_out_of_order", "out_of_range" or "not_finite".
     index: the text or row that is at fault, or None where it is none in particular.
+    Arguments of a wrong type, an array of a wrong dtype among them, raise TypeError. Arrays that do not lie row after row in memory are
+    copied.
     """
 
     reason: str
@@ -41,9 +64,11 @@ class RaggedBatch:
     offsets: NDArray[np.int64]
     """Where each text begins in the flat arrays, shape (n + 1,), first value 0, last value T."""
     token_counts: NDArray[np.int64]
-    """How many tokens each text has before truncation, special tokens included, shape (n,). Above its length in `offsets` where it was cut."""
+    """How many tokens each text has before truncation, special tokens included, shape (n,). Above its length in `offsets` where it was
+    cut."""
     spans: NDArray[np.uint32] | None
-    """Start and end of each token in its own text, shape (T, 2), in the unit asked for; (0, 0) for special tokens. None unless asked for."""
+    """Start and end of each token in its own text, shape (T, 2), in the unit asked for; (0, 0) for special tokens. None unless asked
+    for."""
     special_tokens_mask: NDArray[np.bool_] | None
     """True for tokens that the tokenizer added, shape (T,). None unless spans are asked for."""
 
@@ -70,7 +95,8 @@ class Tokenizer:
     ) -> RaggedBatch:
         """Tokenizes each text, or each pair of texts[i] and pairs[i].
 
-        max_tokens cuts what is longer, special tokens included; of a pair the longer side loses tokens first, as `longest_first` in transformers.
+        max_tokens cuts what is longer, special tokens included; of a pair the longer side loses tokens first, as `longest_first` in
+        transformers.
         None cuts nothing. A limit that leaves no room beside the special tokens raises NativeError ("out_of_range").
         pairs of another length than texts raises NativeError ("shape_mismatch").
         threads bounds the threads that share the texts.
@@ -84,7 +110,7 @@ class Tokenizer:
         """The number of entries of the vocabulary, added tokens included."""
 
 def pool_padded(
-    hidden: NDArray[np.float32] | NDArray[np.float16] | BFloat16,
+    hidden: NDArray[np.float32] | NDArray[np.float16] | _BFloat16,
     mask: NDArray[Any],
     *,
     mode: PoolingMode = "mean",
@@ -92,18 +118,22 @@ def pool_padded(
     normalize: bool = False,
     threads: int = 1,
 ) -> NDArray[np.float32]:
-    """Pools hidden, shape (n, length, h), over the positions where mask, shape (n, length), of bools or integers, is not zero. Returns (n, h).
+    """Pools hidden, shape (n, length, h), over the positions where mask, shape (n, length), of bools or integers, is not zero. Returns
+    (n, h).
 
-    skip, shape (n,), leaves the first skip[i] tokens of row i, counted from its first unmasked one, out of the pooling (sentence-transformers'
+    skip, shape (n,), leaves the first skip[i] tokens of row i, counted from its first unmasked one, out of the pooling
+    (sentence-transformers'
     `include_prompt: false`); "weightedmean" still counts positions from the first unmasked token.
     The sums are kept in float32 or wider. A row whose mask is all zeros (or that skip empties) gives zeros.
     normalize scales each row to length 1; a row of zeros stays so.
-    Raises NativeError: "shape_mismatch"; "out_of_range" for a negative skip; "not_finite" with the row where an unmasked value that was pooled is NaN or infinite.
+    Raises NativeError: "shape_mismatch"; "out_of_range" for a negative skip; "not_finite" with the row where a value that was pooled is
+    NaN or infinite,
+    or where the result exceeds float32.
     Values under the mask are never read into the result, so NaN in padding does no harm.
     """
 
 def pool_ragged(
-    hidden: NDArray[np.float32] | NDArray[np.float16] | BFloat16,
+    hidden: NDArray[np.float32] | NDArray[np.float16] | _BFloat16,
     offsets: NDArray[np.int64],
     *,
     mode: PoolingMode = "mean",
@@ -113,7 +143,8 @@ def pool_ragged(
 ) -> NDArray[np.float32]:
     """Pools hidden, shape (T, h), over the tokens of each text: offsets has shape (n + 1,). Returns (n, h). An empty text gives zeros.
 
-    Otherwise as pool_padded. Raises NativeError "offsets_out_of_order" (with the index) where offsets do not begin at 0, fall, or do not end at T.
+    Otherwise as pool_padded. Raises NativeError "offsets_out_of_order" (with the index) where offsets do not begin at 0, fall, or do not
+    end at T.
     """
 
 def convert(
@@ -126,9 +157,11 @@ def convert(
 ) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
     """Keeps the first `dimensions` values of each row of vectors, shape (n, h), scales to length 1 where asked, and casts.
 
-    Returns the rows and the scales. Rows: "float32" and "float16" (n, d); "int8" int8 (n, d); "binary" uint8 (n, ceil(d / 8)), as numpy.packbits(x > 0).
+    Returns the rows and the scales. Rows: "float32" and "float16" (n, d); "int8" int8 (n, d); "binary" uint8 (n, ceil(d / 8)), as
+    numpy.packbits(x > 0).
     The scales, shape (n,), exist for "int8" alone: value = integer * scale, scale = max(abs(row)) / 127; a row of zeros has scale 0.
-    Raises NativeError: "out_of_range" for dimensions below 1 or above h; "not_finite" with the row, where it holds a NaN or an infinity, also one
+    Raises NativeError: "out_of_range" for dimensions below 1 or above h; "not_finite" with the row, where it holds a NaN or an infinity,
+    also one
     that float16 cannot hold.
     """
 
@@ -140,7 +173,8 @@ def encode_vectors(
     normalize: bool = False,
     encoding: WireEncoding = "float",
 ) -> bytes:
-    """The rows of vectors, shape (n, h), as the protobuf bytes of `repeated hubwire.v1.Vector <name> = field`, ready to be put before or after the
+    """The rows of vectors, shape (n, h), as the protobuf bytes of `repeated hubwire.v1.Vector <name> = field`, ready to be put before or
+    after the
     serialized rest of the message. Conversions and errors as in `convert`.
     """
 
@@ -155,7 +189,8 @@ def encode_stream_results(
     """The bytes of `repeated hubwire.v1.StreamEmbedResult results = 1`, one a row, each with its id and its vector. ids has length n."""
 
 def encode_matrix(vectors: NDArray[np.float32], *, normalize: bool = False, encoding: WireEncoding = "float") -> bytes:
-    """The bytes of ONE hubwire.v1.Vector message whose values are all rows of vectors, shape (n, h), one after the other; no field tag around it.
+    """The bytes of ONE hubwire.v1.Vector message whose values are all rows of vectors, shape (n, h), one after the other; no field tag
+    around it.
 
     normalize works row by row. int8 has one scale for the whole matrix; binary pads at the end of each row.
     """
@@ -164,5 +199,6 @@ def simd_level() -> str:
     """The instruction set that pooling uses on this machine: "avx512", "avx2", "neon" or "scalar"."""
 
 def set_simd_level(level: Literal["auto", "avx512", "avx2", "neon", "scalar"]) -> str:
-    """For tests and measurements: pins the instruction set for the process and returns what was in force. Raises NativeError ("invalid_argument")
+    """For tests and measurements: pins the instruction set for the process and returns what was in force. Raises NativeError
+    ("invalid_argument")
     where this machine lacks it."""

@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 mod arrays;
 mod detach;
 mod error;
+mod literals;
 mod pool;
 mod quantize;
 mod simd;
@@ -25,10 +26,11 @@ mod _native {
     #[pymodule_export]
     use super::wire::{encode_matrix, encode_stream_results, encode_vectors};
 
-    use super::{Bound, PyModule, PyResult, error};
+    use super::{Bound, PyModule, PyResult, error, literals};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        error::register(module)
+        error::register(module)?;
+        literals::register(module)
     }
 }

@@ -9,7 +9,8 @@ use crate::arrays::{Array, HiddenArray, MaskArray};
 use crate::detach::detached;
 use crate::error::{raise, unknown_name};
 
-const MODES: [&str; 6] = ["mean", "max", "cls", "lasttoken", "mean_sqrt_len_tokens", "weightedmean"];
+/// `PoolingMode` in Python.
+pub const MODES: [&str; 6] = ["mean", "max", "cls", "lasttoken", "mean_sqrt_len_tokens", "weightedmean"];
 
 fn mode(py: Python<'_>, name: &str) -> PyResult<Mode> {
     match name {

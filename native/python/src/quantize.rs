@@ -8,7 +8,8 @@ use crate::arrays::Array;
 use crate::detach::detached;
 use crate::error::{raise, unknown_name};
 
-const ENCODINGS: [&str; 4] = ["float32", "float16", "int8", "binary"];
+/// `Encoding` in Python.
+pub const ENCODINGS: [&str; 4] = ["float32", "float16", "int8", "binary"];
 
 fn encoding(py: Python<'_>, name: &str) -> PyResult<Encoding> {
     match name {

@@ -11,6 +11,11 @@ use pyo3::types::{PyBytes, PySequence, PyString};
 use crate::detach::{TEXT_BYTE_WORK, detached};
 use crate::error::{raise, unknown_name};
 
+/// `TruncationSide` in Python.
+pub const TRUNCATION_SIDES: [&str; 2] = ["left", "right"];
+/// `OffsetUnit` in Python.
+pub const OFFSET_UNITS: [&str; 3] = ["code_point", "utf8_byte", "utf16_unit"];
+
 #[pyclass(frozen, get_all, module = "hubwire_server._native")]
 pub struct RaggedBatch {
     ids: Py<PyArray1<i32>>,
@@ -119,7 +124,7 @@ fn truncation_side(py: Python<'_>, name: &str) -> PyResult<TruncationSide> {
     match name {
         "left" => Ok(TruncationSide::Left),
         "right" => Ok(TruncationSide::Right),
-        _ => Err(unknown_name(py, "truncation_side", name, &["left", "right"])),
+        _ => Err(unknown_name(py, "truncation_side", name, &TRUNCATION_SIDES)),
     }
 }
 
@@ -128,6 +133,6 @@ fn offset_unit(py: Python<'_>, name: &str) -> PyResult<OffsetUnit> {
         "code_point" => Ok(OffsetUnit::CodePoint),
         "utf8_byte" => Ok(OffsetUnit::Utf8Byte),
         "utf16_unit" => Ok(OffsetUnit::Utf16Unit),
-        _ => Err(unknown_name(py, "spans", name, &["code_point", "utf8_byte", "utf16_unit"])),
+        _ => Err(unknown_name(py, "spans", name, &OFFSET_UNITS)),
     }
 }

@@ -9,7 +9,8 @@ use crate::detach::detached;
 use crate::error::{raise, unknown_name};
 use crate::tokenize::strings;
 
-const ENCODINGS: [&str; 5] = ["float", "float32_bytes", "float16_bytes", "int8_bytes", "binary_bytes"];
+/// `WireEncoding` in Python.
+pub const ENCODINGS: [&str; 5] = ["float", "float32_bytes", "float16_bytes", "int8_bytes", "binary_bytes"];
 
 fn encoding(py: Python<'_>, name: &str) -> PyResult<WireEncoding> {
     match name {
