@@ -1,0 +1,127 @@
+"""`hubwire models`: list, get, load and unload."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from hubwire.cli._options import connect
+from hubwire.cli._output import enum_label, print_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hubwire.cli._options import Subparsers
+    from hubwire.v1 import model_pb2
+
+_COLUMNS = ("NAME", "STATE", "DIMENSIONS", "MAX TOKENS", "DEVICE", "SOURCE")
+
+
+def add_parser(commands: Subparsers, common: argparse.ArgumentParser) -> None:
+    """Declare the command and its own subcommands."""
+    parser = commands.add_parser(
+        "models", parents=[common], help="list, load and unload models", description="List the models of a server.", allow_abbrev=False
+    )
+    parser.set_defaults(run=run_list)
+    actions = parser.add_subparsers(metavar="ACTION")
+    actions.add_parser("list", parents=[common], help="list the models (default)", allow_abbrev=False).set_defaults(run=run_list)
+    get = actions.add_parser("get", parents=[common], help="describe one model", allow_abbrev=False)
+    get.add_argument("name", metavar="NAME")
+    get.set_defaults(run=run_get)
+    load = actions.add_parser("load", parents=[common], help="load a model and serve it", allow_abbrev=False)
+    load.add_argument("source", metavar="SOURCE", help="a hub id, a folder on the server, or package:NAME/FOLDER")
+    load.add_argument("--name", default="", help="the name to serve it under (default: the last part of SOURCE)")
+    load.add_argument("--revision", default="", help="a branch, tag or commit of a hub repository")
+    load.set_defaults(run=run_load)
+    unload = actions.add_parser("unload", parents=[common], help="stop serving a model", allow_abbrev=False)
+    unload.add_argument("name", metavar="NAME")
+    unload.set_defaults(run=run_unload)
+
+
+def run_list(args: argparse.Namespace) -> int:
+    """A table, or a ListModelsResponse."""
+    from hubwire.v1 import model_pb2
+
+    with connect(args) as client:
+        models = client.list_models(timeout_s=args.timeout)
+    if args.json:
+        print_json(model_pb2.ListModelsResponse(models=models))
+    elif models:
+        _print_table([_COLUMNS, *map(_row, models)])
+    else:
+        print("no models")
+    return 0
+
+
+def run_get(args: argparse.Namespace) -> int:
+    """The fields of one model, or a GetModelResponse."""
+    from google.protobuf import json_format
+
+    from hubwire.v1 import model_pb2
+
+    with connect(args) as client:
+        model = client.get_model(args.name, timeout_s=args.timeout)
+    if args.json:
+        print_json(model_pb2.GetModelResponse(model=model))
+    else:
+        fields = json_format.MessageToDict(model, preserving_proto_field_name=True)
+        _print_table([(f"{name}:", value if isinstance(value, str) else json.dumps(value)) for name, value in fields.items()])
+    return 0
+
+
+def run_load(args: argparse.Namespace) -> int:
+    """Progress on a terminal, then the model's row; or a LoadModelResponse a line."""
+    model: model_pb2.Model | None = None
+    with connect(args) as client:
+        for response in client.load_model(args.source, args.name, args.revision, timeout_s=args.timeout):
+            if args.json:
+                print_json(response)
+                sys.stdout.flush()
+            elif sys.stderr.isatty():
+                _show_progress(response)
+            model = response.model
+    if not args.json and model is not None:
+        if sys.stderr.isatty():
+            print("\r\x1b[K", end="", file=sys.stderr)
+        _print_table([_COLUMNS, _row(model)])
+    return 0
+
+
+def run_unload(args: argparse.Namespace) -> int:
+    """A confirmation, or an UnloadModelResponse."""
+    from hubwire.v1 import model_pb2
+
+    with connect(args) as client:
+        client.unload_model(args.name, timeout_s=args.timeout)
+    if args.json:
+        print_json(model_pb2.UnloadModelResponse())
+    else:
+        print(f"unloaded {args.name}")
+    return 0
+
+
+def _show_progress(response: model_pb2.LoadModelResponse) -> None:
+    """Rewrite one line of stderr."""
+    share = f" {response.done_bytes / response.total_bytes:.0%}" if response.total_bytes else ""
+    print(f"\r\x1b[K{_state(response.state)}{share} {response.message}", end="", file=sys.stderr, flush=True)
+
+
+def _row(model: model_pb2.Model) -> tuple[str, ...]:
+    name = f"{model.name} (default)" if model.default_for_task else model.name
+    return (name, _state(model.state), str(model.dimensions or "-"), str(model.max_tokens or "-"), model.device or "-", model.source or "-")
+
+
+def _state(state: int) -> str:
+    from hubwire.v1 import model_pb2
+
+    # A newer server may send a state that this client does not know.
+    known = model_pb2.ModelState.DESCRIPTOR.values_by_number.get(state)
+    return enum_label(known.name, "MODEL_STATE_") if known is not None else f"state {state}"
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
