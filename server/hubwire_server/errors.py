@@ -1,9 +1,11 @@
 """What can go wrong, in one place.
 
-HubwireError is the one exception that a caller may see. Its Reason decides the gRPC code and whether a retry makes sense: REASONS is that table.
-It is raised anywhere, carried from the worker in a frame (workers/frames.py), and put on the wire at one place (interceptors/errors.py).
+HubwireError is the one exception that a caller may see. Its Reason decides the gRPC code and whether a retry makes sense: REASONS is that
+table. It is raised anywhere, carried from the worker in a frame (workers/frames.py), and put on the wire at one place
+(interceptors/errors.py).
 
-Nothing here knows gRPC: codes are the names of gRPC's status codes. proto/hubwire/v1/errors.proto documents every reason; a test compares both lists.
+Nothing here knows gRPC: codes are the names of gRPC's status codes. proto/hubwire/v1/errors.proto documents every reason; a test compares
+both lists.
 """
 
 from __future__ import annotations
@@ -87,8 +89,8 @@ REASONS: Mapping[Reason, ReasonInfo] = {
 class HubwireError(Exception):
     """An error that a caller may see, in words for developers and details for programs.
 
-    field is a path relative to the request message ("texts[3]"); metadata holds numbers as text; retry_after_ms is set for retryable reasons alone;
-    model is the name of the model that the error is about.
+    field is a path relative to the request message ("texts[3]"); metadata holds numbers as text; retry_after_ms is set for retryable
+    reasons alone; model is the name of the model that the error is about.
     """
 
     reason: Reason

@@ -37,5 +37,25 @@ class ModelDescription(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the tokens of a prompt take part in pooling."""
     prompts: dict[str, str]
     default_prompt_name: str
-    lowercase: bool
-    """Whether texts are put into lower case before tokenization."""
+    special_ids: tuple[int, ...]
+    """The ids of all special tokens of the tokenizer."""
+
+
+class LoadSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker is told to load, and how: see backends.base.LoadOptions."""
+
+    name: str
+    path: str
+    task: Task
+    device: str
+    dtype: str
+    threads: int
+    allow_pickle: bool
+    allow_remote_code: bool
+
+
+class LoadedModel(msgspec.Struct, frozen=True):
+    """What a worker says of a model that it loaded. tokenizer_json is the form of the `tokenizers` library."""
+
+    description: ModelDescription
+    tokenizer_json: str

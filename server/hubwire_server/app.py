@@ -1,0 +1,163 @@
+"""Puts the server together: registry, worker, tasks, services, gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+import grpc
+import grpc.aio
+
+from hubwire_server.errors import HubwireError
+from hubwire_server.interceptors.errors import ErrorInterceptor
+from hubwire_server.models.description import LoadedModel, Task
+from hubwire_server.models.registry import Registry
+from hubwire_server.scheduling.planner import BatchLimits
+from hubwire_server.services import embedding, health, model, reflection
+from hubwire_server.settings import Settings
+from hubwire_server.tasks.embedding import EmbeddingTask
+from hubwire_server.tasks.model import LoadPolicy, LoadRequest, ModelTask
+from hubwire_server.tasks.texts import TextLimits, Texts
+from hubwire_server.workers.dispatcher import Dispatcher
+from hubwire_server.workers.supervisor import WorkerOptions
+
+log = logging.getLogger("hubwire")
+
+TASK_SERVICES = {embedding.NAME: Task.EMBEDDING}
+OTHER_SERVICES = (model.NAME,)
+
+
+class AddressError(Exception):
+    """The address cannot be listened on."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    dispatcher: Dispatcher
+    texts: Texts
+    models: ModelTask
+    health: health.HealthService
+    server: grpc.aio.Server
+
+
+class App:
+    """A server, from start to stop. worker replaces how the worker is started: for tests and for other engines."""
+
+    def __init__(self, settings: Settings, worker: WorkerOptions | None = None) -> None:
+        self.settings = settings
+        self.registry = Registry()
+        self._worker = worker or WorkerOptions(log_level=settings.log_level, hang_timeout_s=settings.hang_timeout_s)
+        self._parts: _Parts | None = None
+        self.port = 0
+        """The port that is listened on, once started."""
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        """The executor of the running server."""
+        return self._running().dispatcher
+
+    async def start(self) -> None:
+        """Listens, and begins to load the models. Returns as soon as calls are accepted: they are refused with UNAVAILABLE until a model is
+        ready.
+
+        Raises AddressError.
+        """
+        parts = self._parts = self._build()
+        self.registry.on_change = parts.health.update_soon
+        await parts.health.update()
+        try:
+            self.port = parts.server.add_insecure_port(self.settings.address)
+        except RuntimeError as error:
+            raise AddressError(f"cannot listen on {self.settings.address}") from error
+        await parts.server.start()
+        parts.dispatcher.worker.start()
+        for argument in self.settings.models:
+            self.load(LoadRequest(source=argument.source, name=argument.name, revision=argument.revision))
+
+    def load(self, request: LoadRequest) -> None:
+        """Begins to load a model; how that goes is in the registry and in the log."""
+        try:
+            self._running().models.start_load(request)
+        except HubwireError as error:
+            log.error("%s is not loaded: %s", request.source, error.message)
+
+    async def stop(self) -> None:
+        """Says NOT_SERVING, refuses new calls, gives accepted ones their time, and ends the worker."""
+        parts = self._running()
+        await parts.health.stop()
+        await parts.server.stop(self.settings.shutdown_grace_s)
+        await parts.dispatcher.worker.stop()
+        parts.texts.close()
+        self.registry.on_change = lambda: None
+
+    def _running(self) -> _Parts:
+        assert self._parts is not None, "the server was not started"
+        return self._parts
+
+    def _build(self) -> _Parts:
+        settings = self.settings
+        dispatcher = Dispatcher(
+            limits=BatchLimits(tokens=settings.effective_batch_tokens, texts=settings.batch_texts),
+            max_waiting_tokens=settings.max_waiting_tokens,
+            worker=self._worker,
+            on_model=self._on_model,
+        )
+        policy = LoadPolicy(
+            device=settings.device,
+            dtype=settings.dtype,
+            threads=settings.worker_threads,
+            allow_pickle=settings.allow_pickle,
+            allow_remote_code=settings.allow_remote_code,
+            token=settings.hub_token,
+        )
+        texts = Texts(TextLimits(max_texts=settings.max_texts, max_text_bytes=settings.max_text_bytes), threads=settings.worker_threads)
+        models = ModelTask(self.registry, dispatcher, policy)
+        health_service = health.HealthService(self.registry, TASK_SERVICES, OTHER_SERVICES)
+        server = grpc.aio.server(
+            interceptors=[ErrorInterceptor()],
+            options=[
+                ("grpc.max_receive_message_length", settings.max_message_bytes),
+                ("grpc.max_send_message_length", -1),
+                # Without this a second server on the same port would silently share its calls.
+                ("grpc.so_reuseport", 0),
+                # Clients may ping an idle connection every 20 s; gRPC's own default of 5 minutes would end it.
+                ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+            ],
+        )
+        server.add_generic_rpc_handlers(
+            (
+                embedding.EmbeddingService(EmbeddingTask(self.registry, dispatcher, texts)).handlers(),
+                model.ModelService(models).handlers(),
+                health_service.handlers(),
+                *reflection.handlers([*TASK_SERVICES, *OTHER_SERVICES, health.NAME]),
+            )
+        )
+        return _Parts(dispatcher, texts, models, health_service, server)
+
+    def _on_model(self, name: str, loaded: LoadedModel | HubwireError | None) -> None:
+        self._running().models.on_model(name, loaded)
+
+
+async def run(settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT; a second one ends the process at once. Raises AddressError."""
+    import signal
+
+    app = App(settings)
+    await app.start()
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: signal.Signals) -> None:
+        log.info("%s: draining for at most %.0f s", number.name, settings.shutdown_grace_s)
+        loop.remove_signal_handler(signal.SIGTERM)
+        loop.remove_signal_handler(signal.SIGINT)
+        stopped.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    log.info("serving on %s", settings.address)
+    await stopped.wait()
+    await app.stop()
+    log.info("stopped")

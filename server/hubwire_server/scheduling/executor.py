@@ -1,0 +1,29 @@
+"""What a task needs of whatever runs its texts. The dispatcher of workers/ implements it; nothing here knows how."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from hubwire_server.scheduling.admission import Permit
+from hubwire_server.scheduling.item import Item
+
+
+class Executor(Protocol):
+    """Runs texts on a device."""
+
+    def admit(self, tokens: int) -> Permit:
+        """Raises HubwireError with the reason OVERLOADED where the queue is full."""
+        ...
+
+    async def admit_when_possible(self, tokens: int) -> Permit:
+        """Waits for room: for streams, whose callers are held back by flow control instead of being refused."""
+        ...
+
+    def submit(self, items: Sequence[Item], permit: Permit) -> None:
+        """Queues admitted texts. Each sink hears of each of its texts exactly once, unless it is cancelled."""
+        ...
+
+    def cancel(self, items: Iterable[Item]) -> None:
+        """Nobody waits for these texts any more: their sinks are not called again."""
+        ...

@@ -1,0 +1,90 @@
+"""The unit of scheduling: one text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hubwire_server.errors import HubwireError
+from hubwire_server.scheduling.admission import Permit
+
+
+@dataclass(frozen=True, slots=True)
+class BatchKey:
+    """What texts must have in common to be computed together."""
+
+    model: str
+    operation: str
+    """What the worker does after the forward: "pool" or "tokens"."""
+    pooling: str = ""
+    """The pooling mode that the request chose; empty for the model's own."""
+    padded: bool = False
+    """Whether the backend pads, so that texts of very different lengths must not share a batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenArrays:
+    """The work of one text: ids and type_ids of shape (tokens,), and how many of the first tokens are left out of the pooling."""
+
+    ids: NDArray[np.int32]
+    type_ids: NDArray[np.int32]
+    skip: int = 0
+
+
+class ItemState(Enum):
+    """Where a text stands."""
+
+    WAITING = auto()
+    RUNNING = auto()
+    DONE = auto()
+    """Answered, failed, expired or cancelled: nothing more happens to it."""
+
+
+class Sink(Protocol):
+    """Takes the outcome of texts, exactly one each."""
+
+    def deliver(self, item: Item, output: Any, timing: ItemTiming) -> None:
+        """The text's own part of the output of its batch."""
+        ...
+
+    def fail(self, item: Item, error: HubwireError) -> None:
+        """The text's own error."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ItemTiming:
+    """How long a text waited, and how long its batch was computed, in nanoseconds. batch numbers the batch it was in."""
+
+    queue_ns: int
+    compute_ns: int
+    batch: int
+
+
+@dataclass(eq=False, slots=True)
+class Item:
+    """One text on its way to the device.
+
+    client is whom fairness counts it for; deadline_ns is on the scheduler's clock; work is what the worker needs, which the scheduler does
+    not read. permit is set by Executor.submit.
+    The fields below are the scheduler's.
+    """
+
+    key: BatchKey
+    tokens: int
+    client: str
+    deadline_ns: int | None
+    sink: Sink
+    index: int
+    """The text's place in its request, for the sink."""
+    work: TokenArrays
+    permit: Permit | None = field(default=None, init=False)
+    sequence: int = field(default=0, init=False)
+    enqueued_ns: int = field(default=0, init=False)
+    state: ItemState = field(default=ItemState.WAITING, init=False)
+    crashes: int = field(default=0, init=False)
+    """How many times a worker died while it computed this text."""

@@ -1,0 +1,213 @@
+"""hubwire.v1.EmbeddingService. Requests and responses are bytes here: vectors are written by the Rust core, straight into them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import grpc
+import numpy as np
+from hubwire.v1 import common_pb2, embedding_pb2
+
+from hubwire_server._native import NativeError, encode_matrix, encode_stream_results, encode_vectors
+from hubwire_server.errors import HubwireError, Reason
+from hubwire_server.services import wire
+from hubwire_server.status import to_status
+from hubwire_server.tasks.embedding import (
+    EmbeddingTask,
+    EmbedOptions,
+    EmbedRequest,
+    EmbedTokensRequest,
+    VectorFormat,
+)
+from hubwire_server.tasks.embedding_stream import EmbedStream, StreamResult, StreamResults
+
+NAME = "hubwire.v1.EmbeddingService"
+VECTORS_FIELD = embedding_pb2.EmbedResponse.VECTORS_FIELD_NUMBER
+
+POOLINGS: Mapping[int, str] = {
+    embedding_pb2.POOLING_UNSPECIFIED: "",
+    embedding_pb2.POOLING_MEAN: "mean",
+    embedding_pb2.POOLING_MAX: "max",
+    embedding_pb2.POOLING_CLS: "cls",
+    embedding_pb2.POOLING_LAST_TOKEN: "lasttoken",
+    embedding_pb2.POOLING_MEAN_SQRT_LEN: "mean_sqrt_len_tokens",
+    embedding_pb2.POOLING_WEIGHTED_MEAN: "weightedmean",
+}
+
+
+class EmbeddingService:
+    """Serves the embedding task."""
+
+    def __init__(self, task: EmbeddingTask) -> None:
+        self._task = task
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """The methods of the service, for bytes."""
+        methods: dict[str, Any] = {
+            "Embed": grpc.unary_unary_rpc_method_handler(self.embed),
+            "StreamEmbed": grpc.stream_stream_rpc_method_handler(self.stream_embed),
+            "EmbedTokens": grpc.unary_unary_rpc_method_handler(self.embed_tokens),
+        }
+        return grpc.method_handlers_generic_handler(NAME, methods)
+
+    async def embed(self, data: bytes, context: wire.Context) -> bytes:
+        """EmbeddingService.Embed."""
+        message = wire.parse(embedding_pb2.EmbedRequest, data)
+        request = EmbedRequest(texts=message.texts, model=message.model, options=embed_options(message.options))
+        result = await self._task.embed(request, wire.caller(context))
+        rest = embedding_pb2.EmbedResponse(
+            dimensions=result.format.dimensions,
+            model=wire.served_model(result.model),
+            usage=wire.usage_message(result.usage),
+            timings=wire.timings_message(result.timings),
+        )
+        try:
+            vectors = encode_vectors(
+                result.vectors,
+                field=VECTORS_FIELD,
+                dimensions=result.format.dimensions,
+                normalize=result.format.normalize,
+                encoding=result.format.encoding,
+            )
+        except NativeError as error:
+            raise _encoding_error(error, f"texts[{error.index}]") from error
+        return vectors + rest.SerializeToString()
+
+    async def embed_tokens(self, data: bytes, context: wire.Context) -> bytes:
+        """EmbeddingService.EmbedTokens."""
+        message = wire.parse(embedding_pb2.EmbedTokensRequest, data)
+        request = EmbedTokensRequest(
+            texts=message.texts,
+            model=message.model,
+            truncation=wire.truncation(message.truncation, "truncation") if message.HasField("truncation") else None,
+            offset_unit=wire.enum_value(wire.OFFSET_UNITS, message.offset_unit, "offset_unit"),
+        )
+        encoding = wire.enum_value(wire.ENCODINGS, message.encoding, "encoding")
+        result = await self._task.embed_tokens(request, wire.caller(context))
+        response = embedding_pb2.EmbedTokensResponse(
+            dimensions=result.model.description.hidden_size,
+            model=wire.served_model(result.model),
+            usage=wire.usage_message(result.usage),
+            timings=wire.timings_message(result.timings),
+        )
+        batch = result.batch
+        assert batch.spans is not None
+        assert batch.special_tokens_mask is not None
+        for index, vectors in enumerate(result.vectors):
+            low, high = batch.offsets[index], batch.offsets[index + 1]
+            entry = response.embeddings.add()
+            try:
+                entry.vectors.MergeFromString(encode_matrix(vectors, normalize=message.normalize, encoding=encoding))
+            except NativeError as error:
+                raise _encoding_error(error, f"texts[{index}]") from error
+            entry.token_ids.extend(batch.ids[low:high].tolist())
+            entry.spans.extend(common_pb2.Span(start=start, end=end) for start, end in batch.spans[low:high].tolist())
+            entry.special_tokens_mask.extend(batch.special_tokens_mask[low:high].tolist())
+        return response.SerializeToString()
+
+    async def stream_embed(self, requests: AsyncIterator[bytes], context: wire.Context) -> AsyncIterator[bytes]:
+        """EmbeddingService.StreamEmbed."""
+        options = await _stream_options(requests)
+        if options is None:
+            return
+        plan = self._task.plan(options.model, embed_options(options.options))
+        stream = EmbedStream(self._task, plan, wire.caller(context), ordered=options.ordered)
+        reader = asyncio.create_task(_read(requests, stream))
+        try:
+            async for results in stream.results():
+                yield _stream_response(results, stream)
+            await reader  # raises what was wrong with the stream itself
+        finally:
+            reader.cancel()
+            stream.abort()
+
+
+def embed_options(message: embedding_pb2.EmbedOptions) -> EmbedOptions:
+    """The options of a request. Raises HubwireError for an unknown enum number."""
+    source = message.WhichOneof("prompt_source")
+    return EmbedOptions(
+        pooling=wire.enum_value(POOLINGS, message.pooling, "options.pooling"),
+        normalize=message.normalize if message.HasField("normalize") else None,
+        dimensions=message.dimensions,
+        encoding=wire.enum_value(wire.ENCODINGS, message.encoding, "options.encoding"),
+        prompt_name=message.prompt_name if source == "prompt_name" else None,
+        prompt=message.prompt if source == "prompt" else None,
+        truncation=wire.truncation(message.truncation, "options.truncation") if message.HasField("truncation") else None,
+    )
+
+
+async def _stream_options(requests: AsyncIterator[bytes]) -> embedding_pb2.StreamEmbedOptions | None:
+    """The options that open a stream; None where the caller closed it without a message."""
+    async for data in requests:
+        message = wire.parse(embedding_pb2.StreamEmbedRequest, data)
+        if message.WhichOneof("payload") != "options":
+            raise HubwireError(Reason.STREAM_OUT_OF_ORDER, "the first message of a stream must be its options", field="options")
+        return message.options
+    return None
+
+
+async def _read(requests: AsyncIterator[bytes], stream: EmbedStream) -> None:
+    """Moves items from the caller into the stream until the caller closes it, or breaks its rules."""
+    try:
+        async for data in requests:
+            message = wire.parse(embedding_pb2.StreamEmbedRequest, data)
+            match message.WhichOneof("payload"):
+                case "items":
+                    await stream.push([(item.id, item.text) for item in message.items.items])
+                case "options":
+                    raise HubwireError(Reason.STREAM_OUT_OF_ORDER, "the options of a stream were sent twice", field="options")
+                case _:
+                    raise HubwireError(Reason.FIELD_REQUIRED, "a message of the stream carries neither options nor items", field="items")
+    finally:
+        stream.close_input()
+
+
+def _stream_response(results: StreamResults, stream: EmbedStream) -> bytes:
+    """One message of results. Runs of vectors are written by the core; errors between them keep their place."""
+    form = stream.plan.format
+    parts: list[bytes] = []
+    run: list[StreamResult] = []
+    for result in results.results:
+        if result.error is None:
+            run.append(result)
+            continue
+        parts += _encode_run(run, form)
+        run = []
+        error = embedding_pb2.StreamEmbedResult(id=result.id, error=to_status(result.error))
+        parts.append(embedding_pb2.StreamEmbedResponse(results=[error]).SerializeToString())
+    parts += _encode_run(run, form)
+    rest = embedding_pb2.StreamEmbedResponse(
+        dimensions=form.dimensions,
+        model=wire.served_model(stream.plan.model),
+        usage=wire.usage_message(results.usage),
+        timings=wire.timings_message(results.timings),
+    )
+    return b"".join([*parts, rest.SerializeToString()])
+
+
+def _encode_run(run: list[StreamResult], form: VectorFormat) -> list[bytes]:
+    """Vectors as bytes of `results`. One that cannot be encoded becomes an error of its own."""
+    if not run:
+        return []
+    matrix = np.stack([result.vector for result in run if result.vector is not None])
+    try:
+        return [
+            encode_stream_results(
+                [result.id for result in run], matrix, dimensions=form.dimensions, normalize=form.normalize, encoding=form.encoding
+            )
+        ]
+    except NativeError as error:
+        if error.index is None or error.reason != "not_finite":
+            raise
+        bad = run[error.index]
+        status = to_status(_encoding_error(error, "text"))
+        message = embedding_pb2.StreamEmbedResponse(results=[embedding_pb2.StreamEmbedResult(id=bad.id, error=status)])
+        return [*_encode_run(run[: error.index], form), message.SerializeToString(), *_encode_run(run[error.index + 1 :], form)]
+
+
+def _encoding_error(error: NativeError, field: str) -> HubwireError:
+    """A vector that its encoding cannot hold: the core refuses NaN, and values that overflow float16."""
+    reason = Reason.OUTPUT_NOT_FINITE if error.reason == "not_finite" else Reason.INTERNAL
+    return HubwireError(reason, f"the vector cannot be encoded: {error}", field=field)

@@ -1,0 +1,99 @@
+"""hubwire.v1.ModelService."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import grpc
+from hubwire.v1 import model_pb2
+
+from hubwire_server.models.description import Task
+from hubwire_server.models.registry import Model
+from hubwire_server.services import wire
+from hubwire_server.status import to_status
+from hubwire_server.tasks.model import LoadRequest, ModelTask
+
+NAME = "hubwire.v1.ModelService"
+
+TASKS: Mapping[int, Task | None] = {model_pb2.TASK_UNSPECIFIED: None, model_pb2.TASK_EMBEDDING: Task.EMBEDDING}
+
+
+class ModelService:
+    """Serves the model task."""
+
+    def __init__(self, task: ModelTask) -> None:
+        self._task = task
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """The methods of the service, for bytes."""
+        methods: dict[str, Any] = {
+            "ListModels": grpc.unary_unary_rpc_method_handler(self.list_models),
+            "GetModel": grpc.unary_unary_rpc_method_handler(self.get_model),
+            "LoadModel": grpc.unary_stream_rpc_method_handler(self.load_model),
+            "UnloadModel": grpc.unary_unary_rpc_method_handler(self.unload_model),
+        }
+        return grpc.method_handlers_generic_handler(NAME, methods)
+
+    async def list_models(self, data: bytes, context: wire.Context) -> bytes:
+        """ModelService.ListModels."""
+        wire.parse(model_pb2.ListModelsRequest, data)
+        models = [self._message(model) for model in self._task.models()]
+        return model_pb2.ListModelsResponse(models=models).SerializeToString()
+
+    async def get_model(self, data: bytes, context: wire.Context) -> bytes:
+        """ModelService.GetModel."""
+        message = wire.parse(model_pb2.GetModelRequest, data)
+        return model_pb2.GetModelResponse(model=self._message(self._task.get(message.name))).SerializeToString()
+
+    async def load_model(self, data: bytes, context: wire.Context) -> AsyncIterator[bytes]:
+        """ModelService.LoadModel."""
+        message = wire.parse(model_pb2.LoadModelRequest, data)
+        request = LoadRequest(
+            source=message.source,
+            name=message.name,
+            revision=message.revision,
+            task=wire.enum_value(TASKS, message.task, "task"),
+        )
+        async for step in self._task.load(request):
+            response = model_pb2.LoadModelResponse(
+                state=model_pb2.ModelState.Value(f"MODEL_STATE_{step.state}"),
+                message=step.message,
+                done_bytes=step.done_bytes,
+                total_bytes=step.total_bytes,
+                model=self._message(step.model) if step.model is not None else None,
+            )
+            yield response.SerializeToString()
+
+    async def unload_model(self, data: bytes, context: wire.Context) -> bytes:
+        """ModelService.UnloadModel."""
+        message = wire.parse(model_pb2.UnloadModelRequest, data)
+        await self._task.unload(message.name)
+        return model_pb2.UnloadModelResponse().SerializeToString()
+
+    def _message(self, model: Model) -> model_pb2.Model:
+        message = model_pb2.Model(
+            name=model.name,
+            source=model.source,
+            revision=model.revision,
+            task=model_pb2.Task.Value(f"TASK_{model.task.name}"),
+            default_for_task=self._task.is_default(model),
+            state=model_pb2.ModelState.Value(f"MODEL_STATE_{model.state}"),
+        )
+        if model.error is not None:
+            message.error.CopyFrom(to_status(model.error))
+        if (described := model.description) is not None:
+            message.fingerprint = described.fingerprint
+            message.architecture = described.architecture
+            message.backend = described.backend
+            message.device = described.device
+            message.dtype = described.dtype
+            message.packed = described.packed
+            message.packed_note = described.packed_note
+            message.dimensions = described.dimensions
+            message.max_tokens = described.max_tokens
+            message.pooling = "+".join(described.pooling)
+            message.normalize = described.normalize
+            message.prompts.update(described.prompts)
+            message.default_prompt_name = described.default_prompt_name
+        return message

@@ -1,0 +1,96 @@
+"""What every service does at its edge: bytes to requests, context to caller, results to the messages that all answers share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc.aio
+from google.protobuf.message import DecodeError, Message
+from hubwire.v1 import common_pb2
+
+from hubwire_server.errors import HubwireError, Reason
+from hubwire_server.models.registry import ReadyModel
+from hubwire_server.scheduling.clock import MONOTONIC
+from hubwire_server.tasks.answer import Timings, Usage
+from hubwire_server.tasks.embedding import VectorEncoding
+from hubwire_server.tasks.texts import Caller, Truncation
+
+if TYPE_CHECKING:
+    from hubwire_server._native import OffsetUnit
+
+Context = grpc.aio.ServicerContext[Any, Any]
+M = TypeVar("M", bound=Message)
+V = TypeVar("V")
+
+MAX_DEADLINE_S = 86_400.0
+"""gRPC reports a call without a deadline as one that is centuries away."""
+
+ENCODINGS: Mapping[int, VectorEncoding] = {
+    common_pb2.VECTOR_ENCODING_UNSPECIFIED: "float",
+    common_pb2.VECTOR_ENCODING_FLOAT: "float",
+    common_pb2.VECTOR_ENCODING_FLOAT32_BYTES: "float32_bytes",
+    common_pb2.VECTOR_ENCODING_FLOAT16_BYTES: "float16_bytes",
+    common_pb2.VECTOR_ENCODING_INT8_BYTES: "int8_bytes",
+    common_pb2.VECTOR_ENCODING_BINARY_BYTES: "binary_bytes",
+}
+OFFSET_UNITS: Mapping[int, OffsetUnit] = {
+    common_pb2.OFFSET_UNIT_UNSPECIFIED: "code_point",
+    common_pb2.OFFSET_UNIT_CODE_POINT: "code_point",
+    common_pb2.OFFSET_UNIT_UTF8_BYTE: "utf8_byte",
+    common_pb2.OFFSET_UNIT_UTF16_UNIT: "utf16_unit",
+}
+TRUNCATION_SIDES: Mapping[int, str] = {
+    common_pb2.TRUNCATION_SIDE_UNSPECIFIED: "right",
+    common_pb2.TRUNCATION_SIDE_RIGHT: "right",
+    common_pb2.TRUNCATION_SIDE_LEFT: "left",
+}
+
+
+def parse(message_type: type[M], data: bytes) -> M:
+    """The request in some bytes. Raises HubwireError with the reason MALFORMED_REQUEST."""
+    try:
+        return message_type.FromString(data)
+    except DecodeError as error:
+        name = message_type.DESCRIPTOR.full_name
+        raise HubwireError(Reason.MALFORMED_REQUEST, f"the bytes are not a {name}", metadata={"message": name}) from error
+
+
+def enum_value(table: Mapping[int, V], number: int, field: str) -> V:
+    """What an enum number means. Raises HubwireError with the reason ENUM_UNKNOWN."""
+    if number not in table:
+        raise HubwireError(Reason.ENUM_UNKNOWN, f"{number} is no value of this enum", field=field, metadata={"value": str(number)})
+    return table[number]
+
+
+def caller(context: Context) -> Caller:
+    """Who calls, and until when."""
+    remaining = context.time_remaining()
+    deadline_ns = MONOTONIC() + int(remaining * 1e9) if remaining is not None and remaining < MAX_DEADLINE_S else None
+    return Caller(client=context.peer(), deadline_ns=deadline_ns)
+
+
+def truncation(message: common_pb2.Truncation, field: str) -> Truncation:
+    """The permission to cut texts that a request gives."""
+    side = enum_value(TRUNCATION_SIDES, message.side, f"{field}.side")
+    return Truncation(side="left" if side == "left" else "right", max_tokens=message.max_tokens)
+
+
+def served_model(model: ReadyModel) -> common_pb2.ServedModel:
+    """The model as answers name it."""
+    return common_pb2.ServedModel(name=model.name, fingerprint=model.description.fingerprint)
+
+
+def usage_message(usage: Usage) -> common_pb2.Usage:
+    """See hubwire.v1.Usage."""
+    return common_pb2.Usage(input_tokens=usage.input_tokens, truncated_texts=usage.truncated_texts)
+
+
+def timings_message(timings: Timings) -> common_pb2.Timings:
+    """See hubwire.v1.Timings."""
+    return common_pb2.Timings(
+        queue_nanos=timings.queue_ns,
+        tokenize_nanos=timings.tokenize_ns,
+        compute_nanos=timings.compute_ns,
+        total_nanos=timings.total_ns,
+    )

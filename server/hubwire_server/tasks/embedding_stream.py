@@ -1,0 +1,183 @@
+"""Text to vectors, for a stream of any length with bounded memory.
+
+    push() ─ checks ─ window ─ tokenize ─ permit ─ scheduler ─▶ finished ─▶ results()
+
+The window bounds the texts that were read and whose results were not taken yet. A caller that does not read its results fills it, push()
+waits, and the caller is not read from: that is the backpressure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hubwire_server.errors import HubwireError
+from hubwire_server.scheduling.item import Item, ItemTiming
+from hubwire_server.tasks.answer import Timings, Usage
+from hubwire_server.tasks.embedding import EmbeddingTask, EmbedPlan
+from hubwire_server.tasks.texts import Caller
+
+WINDOW_TEXTS = 512
+"""Enough for several batches of short texts to be on their way, so that the device never waits for the network."""
+CHUNK_TEXTS = 128
+"""How many texts of one message are tokenized at a time."""
+
+
+@dataclass(eq=False, slots=True)
+class StreamResult:
+    """The outcome of one text: a vector of shape (dimensions,), or an error."""
+
+    id: str
+    sequence: int
+    arrived_ns: int
+    tokens: int = 0
+    truncated: bool = False
+    vector: NDArray[np.float32] | None = None
+    error: HubwireError | None = None
+    timing: ItemTiming | None = None
+    tokenize_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StreamResults:
+    """Results that became ready together, in the order in which they are to be sent."""
+
+    results: Sequence[StreamResult]
+    usage: Usage
+    timings: Timings
+
+
+class EmbedStream:
+    """One stream: texts go in through push(), each comes out of results() exactly once."""
+
+    def __init__(self, task: EmbeddingTask, plan: EmbedPlan, caller: Caller, *, ordered: bool) -> None:
+        self._task = task
+        self.plan = plan
+        self._caller = caller
+        self._ordered = ordered
+        self._pushed = 0
+        self._taken = 0
+        self._input_closed = False
+        self._items: dict[int, Item] = {}
+        self._waiting: dict[int, StreamResult] = {}
+        self._finished: dict[int, StreamResult] = {}
+        self._ready = asyncio.Event()
+        self._room = asyncio.Event()
+
+    async def push(self, entries: Sequence[tuple[str, str]]) -> None:
+        """Accepts (id, text) pairs, and returns once they are on their way."""
+        self._task.texts.check_count(len(entries), "items.items")
+        for low in range(0, len(entries), CHUNK_TEXTS):
+            await self._push_chunk(entries[low : low + CHUNK_TEXTS])
+
+    def close_input(self) -> None:
+        """No more texts will come: results() ends when all are answered."""
+        self._input_closed = True
+        self._ready.set()
+
+    def abort(self) -> None:
+        """Nobody waits any more: what is queued is dropped."""
+        self._task.executor.cancel(list(self._items.values()))
+        self._items.clear()
+
+    async def results(self) -> AsyncIterator[StreamResults]:
+        """The outcomes, as they become ready or in order."""
+        while True:
+            ready = self._take_ready()
+            if ready:
+                self._taken += len(ready)
+                self._room.set()
+                yield _collect(ready)
+            elif self._input_closed and self._taken == self._pushed:
+                return
+            else:
+                self._ready.clear()
+                await self._ready.wait()
+
+    # Sink
+
+    def deliver(self, item: Item, output: NDArray[np.float32], timing: ItemTiming) -> None:
+        """See Sink. The row is copied: it would otherwise keep the memory of its whole batch."""
+        result = self._waiting.pop(item.index)
+        result.vector = output.copy()
+        result.timing = timing
+        self._finish(result)
+
+    def fail(self, item: Item, error: HubwireError) -> None:
+        """See Sink."""
+        result = self._waiting.pop(item.index)
+        error.field = error.field or "text"
+        result.error = error
+        self._finish(result)
+
+    def _finish(self, result: StreamResult) -> None:
+        self._items.pop(result.sequence, None)
+        self._finished[result.sequence] = result
+        self._ready.set()
+
+    async def _push_chunk(self, entries: Sequence[tuple[str, str]]) -> None:
+        while self._pushed - self._taken + len(entries) > WINDOW_TEXTS:
+            self._room.clear()
+            await self._room.wait()
+        now = time.perf_counter_ns()
+        good: list[tuple[StreamResult, str]] = []
+        for id_, text in entries:
+            result = StreamResult(id_, self._pushed, now)
+            self._pushed += 1
+            result.error = self._task.texts.text_error(text, "text")
+            if result.error is None:
+                good.append((result, text))
+            else:
+                self._finish(result)
+        if good:
+            await self._submit([result for result, _ in good], [text for _, text in good])
+
+    async def _submit(self, results: list[StreamResult], texts: list[str]) -> None:
+        plan = self.plan
+        tokenized = await self._task.texts.tokenize(plan.model, texts, prefix=plan.prefix, truncation=plan.truncation)
+        for index in tokenized.too_long:
+            results[index].error = tokenized.too_long_error(index, "text")
+            self._finish(results[index])
+        fitting = [index for index, result in enumerate(results) if result.error is None]
+        items = plan.items(tokenized, fitting, self._caller, self)
+        for item, index in zip(items, fitting, strict=True):
+            result = results[index]
+            item.index = result.sequence
+            result.tokens = item.tokens
+            result.truncated = bool(tokenized.truncated[index])
+            result.tokenize_ns = tokenized.elapsed_ns
+        permit = await self._task.executor.admit_when_possible(sum(item.tokens for item in items))
+        for item, index in zip(items, fitting, strict=True):
+            self._items[item.index] = item
+            self._waiting[item.index] = results[index]
+        self._task.executor.submit(items, permit)
+
+    def _take_ready(self) -> list[StreamResult]:
+        if not self._ordered:
+            ready = list(self._finished.values())
+            self._finished.clear()
+            return ready
+        ready = []
+        while (result := self._finished.pop(self._taken + len(ready), None)) is not None:
+            ready.append(result)
+        return ready
+
+
+def _collect(ready: list[StreamResult]) -> StreamResults:
+    timings = Timings(
+        tokenize_ns=max(result.tokenize_ns for result in ready),
+        total_ns=time.perf_counter_ns() - min(result.arrived_ns for result in ready),
+    )
+    for result in ready:
+        if result.timing is not None:
+            timings.add(result.timing)
+    usage = Usage(
+        input_tokens=sum(result.tokens for result in ready if result.error is None),
+        truncated_texts=sum(result.truncated for result in ready),
+    )
+    return StreamResults(ready, usage, timings)

@@ -1,0 +1,201 @@
+"""Which models are served: listing, loading and unloading them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from hubwire_server._native import NativeError, Tokenizer
+from hubwire_server.errors import HubwireError, Reason
+from hubwire_server.models.description import LoadedModel, LoadSpec, Task
+from hubwire_server.models.registry import Model, ModelState, Registry
+from hubwire_server.models.sources import ResolvedModel, resolve
+
+log = logging.getLogger("hubwire.models")
+
+
+class ModelHost(Protocol):
+    """Holds models in memory and runs them: the dispatcher of workers/."""
+
+    async def load(self, spec: LoadSpec) -> LoadedModel:
+        """Loads a model, and again whenever a worker is replaced. Raises HubwireError."""
+        ...
+
+    async def unload(self, name: str) -> None:
+        """Waits until every accepted text of the model is answered, then frees it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadPolicy:
+    """What the operator of the server allows, and where models run. The names in the two sets are models' names; "*" is every model."""
+
+    device: str
+    dtype: str
+    threads: int
+    allow_pickle: frozenset[str] = frozenset()
+    allow_remote_code: frozenset[str] = frozenset()
+    token: str | None = None
+
+    def allows_pickle(self, name: str) -> bool:
+        """Whether weights of this model may be unpickled."""
+        return bool(self.allow_pickle & {name, "*"})
+
+    def allows_remote_code(self, name: str) -> bool:
+        """Whether Python code in this model's folder may be run."""
+        return bool(self.allow_remote_code & {name, "*"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadRequest:
+    """A model to serve: see hubwire.v1.LoadModelRequest. An empty name is the last part of the source."""
+
+    source: str
+    name: str = ""
+    revision: str = ""
+    task: Task | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadProgress:
+    """A step of a load. model is there once it is served."""
+
+    state: ModelState
+    message: str
+    done_bytes: int = 0
+    total_bytes: int = 0
+    model: Model | None = None
+
+
+class ModelTask:
+    """Loads and unloads models into a registry and its host."""
+
+    def __init__(self, registry: Registry, host: ModelHost, policy: LoadPolicy) -> None:
+        self._registry = registry
+        self._host = host
+        self._policy = policy
+        self._loads: set[asyncio.Task[None]] = set()
+
+    def models(self) -> list[Model]:
+        """Every model, ordered by name."""
+        return self._registry.all()
+
+    def get(self, name: str) -> Model:
+        """One model. Raises HubwireError with the reason MODEL_NOT_FOUND."""
+        if not name:
+            raise HubwireError(Reason.FIELD_REQUIRED, "name is empty", field="name")
+        return self._registry.get(name)
+
+    def is_default(self, model: Model) -> bool:
+        """Whether the model answers requests of its task that name none."""
+        return self._registry.default(model.task) is model
+
+    async def load(self, request: LoadRequest) -> AsyncIterator[LoadProgress]:
+        """Loads a model. A caller that goes away does not stop the load. Raises HubwireError where it fails."""
+        steps = self.start_load(request)
+        while True:
+            step = await steps.get()
+            if isinstance(step, HubwireError):
+                raise step
+            yield step
+            if step.model is not None:
+                return
+
+    def start_load(self, request: LoadRequest) -> asyncio.Queue[LoadProgress | HubwireError]:
+        """Begins a load and returns its steps; the last one holds the model, or is the error."""
+        if not request.source:
+            raise HubwireError(Reason.FIELD_REQUIRED, "source is empty", field="source")
+        name = request.name or request.source.rstrip("/").rsplit("/", 1)[-1].removeprefix("package:")
+        model = Model(name=name, source=request.source, task=request.task or Task.EMBEDDING, revision=request.revision)
+        self._registry.add(model)
+        steps: asyncio.Queue[LoadProgress | HubwireError] = asyncio.Queue()
+        load = asyncio.create_task(self._load(model, steps), name=f"load {name}")
+        self._loads.add(load)
+        load.add_done_callback(self._loads.discard)
+        return steps
+
+    async def unload(self, name: str) -> None:
+        """Stops taking requests for a model, answers those that were taken, and frees it. Raises HubwireError."""
+        model = self.get(name)
+        if model.state in (ModelState.DOWNLOADING, ModelState.LOADING) and model.description is None:
+            raise HubwireError(Reason.MODEL_NOT_READY, f'the model "{name}" is {model.state.lower()}', model=name, retry_after_ms=1_000)
+        if model.state is ModelState.UNLOADING:
+            raise HubwireError(Reason.MODEL_NOT_FOUND, f'the model "{name}" is being unloaded', field="name", model=name)
+        if model.state is not ModelState.FAILED:
+            self._registry.set_state(model, ModelState.UNLOADING)
+            await self._host.unload(name)
+        self._registry.remove(name)
+        log.info("model %s is unloaded", name)
+
+    def on_model(self, name: str, loaded: LoadedModel | HubwireError | None) -> None:
+        """Hears from the host that a model is back after its worker was replaced, waits for that, or could not be loaded again."""
+        model = next((model for model in self._registry.all() if model.name == name), None)
+        if model is None or model.tokenizer is None or model.state is ModelState.UNLOADING:
+            return  # its first load is still under way, and reports by itself
+        if isinstance(loaded, HubwireError):
+            self._registry.set_state(model, ModelState.FAILED, loaded)
+        else:
+            self._registry.set_state(model, ModelState.LOADING if loaded is None else ModelState.READY)
+
+    async def _load(self, model: Model, steps: asyncio.Queue[LoadProgress | HubwireError]) -> None:
+        try:
+            resolved = await self._resolve(model, steps)
+            model.revision = resolved.revision
+            self._registry.set_state(model, ModelState.LOADING)
+            steps.put_nowait(LoadProgress(state=ModelState.LOADING, message="reading and checking the model"))
+            loaded = await self._host.load(self._spec(model.name, str(resolved.path), model.task))
+            model.tokenizer = await asyncio.to_thread(Tokenizer, loaded.tokenizer_json)
+            model.description = loaded.description
+        except HubwireError as error:
+            self._fail(model, steps, error)
+        except NativeError as error:
+            self._fail(model, steps, HubwireError(Reason.MODEL_NOT_SUPPORTED, f"the tokenizer cannot be read: {error}", model=model.name))
+        except Exception:
+            log.exception("loading %s failed", model.name)
+            text = "the model could not be loaded; the server's log says why"
+            self._fail(model, steps, HubwireError(Reason.MODEL_LOAD_FAILED, text, model=model.name))
+        else:
+            self._registry.set_state(model, ModelState.READY)
+            log.info("model %s is ready: %s", model.name, loaded.description)
+            steps.put_nowait(LoadProgress(state=ModelState.READY, message="the model serves", model=model))
+
+    async def _resolve(self, model: Model, steps: asyncio.Queue[LoadProgress | HubwireError]) -> ResolvedModel:
+        """Finds the model's folder, and fetches it first where it comes from a hub."""
+        loop = asyncio.get_running_loop()
+
+        def progress(message: str, done_bytes: int, total_bytes: int) -> None:
+            step = LoadProgress(state=ModelState.DOWNLOADING, message=message, done_bytes=done_bytes, total_bytes=total_bytes)
+            loop.call_soon_threadsafe(steps.put_nowait, step)
+
+        fetch = partial(
+            resolve,
+            model.source,
+            revision=model.revision or None,
+            allow_pickle=self._policy.allows_pickle(model.name),
+            token=self._policy.token,
+            progress=progress,
+        )
+        return await asyncio.to_thread(fetch)
+
+    def _spec(self, name: str, path: str, task: Task) -> LoadSpec:
+        policy = self._policy
+        return LoadSpec(
+            name=name,
+            path=path,
+            task=task,
+            device=policy.device,
+            dtype=policy.dtype,
+            threads=policy.threads,
+            allow_pickle=policy.allows_pickle(name),
+            allow_remote_code=policy.allows_remote_code(name),
+        )
+
+    def _fail(self, model: Model, steps: asyncio.Queue[LoadProgress | HubwireError], error: HubwireError) -> None:
+        error.model = error.model or model.name
+        log.error("model %s could not be loaded: %s", model.name, error.message)
+        self._registry.set_state(model, ModelState.FAILED, error)
+        steps.put_nowait(error)

@@ -1,0 +1,215 @@
+"""Fakes that are part of the product: a server in this process with a model that needs no engine, and a clock that a test moves.
+
+    async with running_server() as server:
+        async with hubwire.aio.Client(server.address) as client:
+            vectors = await client.embed(["two words"])
+
+The fake model reads words: each is one token, and its vectors depend on the words alone, so that a text has the same vector alone and in
+any batch. It runs in a real worker process. Some words do something: see FakeModel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from hubwire_server._native import pool_ragged
+from hubwire_server.app import App
+from hubwire_server.backends.base import LoadOptions, RaggedBatch
+from hubwire_server.errors import HubwireError, Reason
+from hubwire_server.models.description import ModelDescription, Task
+from hubwire_server.models.registry import ModelState
+from hubwire_server.settings import ModelArgument, Settings
+from hubwire_server.workers import main as worker_main
+from hubwire_server.workers.supervisor import WorkerOptions
+
+FAKE_WORKER_COMMAND = (sys.executable, "-m", "hubwire_server.testing")
+HIDDEN_SIZE = 8
+MAX_TOKENS = 32
+_WORDS = ["[UNK]", "[CLS]", "[SEP]", "crash", "hang", "nan", "slow", "fail"]
+_VOCABULARY = {word: index for index, word in enumerate(_WORDS)} | {f"w{index}": len(_WORDS) + index for index in range(1000)}
+
+
+class ManualClock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self, now_ns: int = 0) -> None:
+        self.now_ns = now_ns
+
+    def __call__(self) -> int:
+        """The time in nanoseconds."""
+        return self.now_ns
+
+    def advance(self, *, seconds: float) -> None:
+        """Moves the time forward."""
+        self.now_ns += int(seconds * 1e9)
+
+
+class FakeModel:
+    """A model whose vector of a word is drawn from the word's number. The words w0 to w999 are known, all others are one unknown word.
+
+    crash ends the worker with SIGKILL, hang never returns, nan gives NaN, slow takes 0.2 s, fail raises an error that leaves the worker
+    alive. A folder that holds a file "config.json" changes its description: each key is a field of ModelDescription.
+    """
+
+    def __init__(self, path: Path) -> None:
+        overrides = json.loads((path / "config.json").read_text()) if (path / "config.json").exists() else {}
+        if overrides.pop("crash_at_load", False):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if overrides.pop("refuse", False):
+            raise HubwireError(Reason.MODEL_NOT_SUPPORTED, "the folder holds no model that this server can serve")
+        time.sleep(overrides.pop("load_seconds", 0))
+        overrides["pooling"] = tuple(overrides.get("pooling", ("mean",)))
+        self.tokenizer_json = json.dumps(_tokenizer())
+        self.description = msgspec.structs.replace(_DESCRIPTION, **overrides)
+        table = np.random.default_rng(0).standard_normal((len(_VOCABULARY), HIDDEN_SIZE), dtype=np.float32)
+        table[_VOCABULARY["nan"]] = np.nan
+        self._table = table
+
+    def pool(self, batch: RaggedBatch, pooling: str, skip: NDArray[np.int64]) -> NDArray[np.float32]:
+        """See workers.main.WorkerModel."""
+        mode = pooling or self.description.pooling[0]
+        try:
+            return pool_ragged(self.tokens(batch), batch.offsets, mode=mode, skip=skip)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise HubwireError(Reason.OUTPUT_NOT_FINITE, "the model gave NaN") from error
+
+    def tokens(self, batch: RaggedBatch) -> NDArray[np.float32]:
+        """See workers.main.WorkerModel."""
+        for word in ("crash", "hang", "slow", "fail"):
+            if _VOCABULARY[word] in batch.ids:
+                getattr(self, f"_{word}")()
+        return self._table[batch.ids]
+
+    def close(self) -> None:
+        """See workers.main.WorkerModel."""
+
+    def _crash(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def _hang(self) -> None:
+        time.sleep(3600)
+
+    def _slow(self) -> None:
+        time.sleep(0.2)
+
+    def _fail(self) -> None:
+        raise RuntimeError("the word fail was read")
+
+
+_DESCRIPTION = ModelDescription(
+    fingerprint="00000000000000fa",
+    task=Task.EMBEDDING,
+    architecture="FakeModel",
+    backend="fake",
+    device="cpu",
+    dtype="float32",
+    packed=True,
+    packed_note="",
+    hidden_size=HIDDEN_SIZE,
+    dimensions=HIDDEN_SIZE,
+    max_tokens=MAX_TOKENS,
+    pooling=("mean",),
+    pooling_fixed=False,
+    normalize=False,
+    include_prompt=True,
+    prompts={"query": "w1 w2 "},
+    default_prompt_name="",
+    special_ids=(1, 2),
+)
+
+
+def _tokenizer() -> dict[str, object]:
+    """A tokenizer of words between [CLS] and [SEP], in the JSON form of the `tokenizers` library."""
+    special = [
+        {"id": index, "content": word, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+        for word, index in (("[CLS]", 1), ("[SEP]", 2))
+    ]
+    template = [
+        {"SpecialToken": {"id": "[CLS]", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+        {"SpecialToken": {"id": "[SEP]", "type_id": 0}},
+    ]
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": special,
+        "normalizer": None,
+        "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": template,
+            "pair": [*template, {"Sequence": {"id": "B", "type_id": 1}}, {"SpecialToken": {"id": "[SEP]", "type_id": 1}}],
+            "special_tokens": {word: {"id": word, "ids": [index], "tokens": [word]} for word, index in (("[CLS]", 1), ("[SEP]", 2))},
+        },
+        "decoder": None,
+        "model": {"type": "WordLevel", "vocab": _VOCABULARY, "unk_token": "[UNK]"},
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """A server that accepts calls."""
+
+    app: App
+    address: str
+
+
+@asynccontextmanager
+async def running_server(
+    settings: Settings | None = None,
+    *,
+    description: dict[str, object] | None = None,
+    ready: bool = True,
+    hang_timeout_s: float = 60.0,
+    worker: WorkerOptions | None = None,
+) -> AsyncIterator[RunningServer]:
+    """A server on a free port of loopback, in this process. Without models in its settings it serves the fake one under the name "fake".
+
+    description changes fields of the fake's description. ready waits until every model is ready, or has failed.
+    """
+    with tempfile.TemporaryDirectory(prefix="hubwire-fake-") as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(description or {}))
+        settings = dataclasses.replace(settings or Settings(), address="127.0.0.1:0")
+        if not settings.models:
+            settings = dataclasses.replace(settings, models=(ModelArgument(folder, "fake"),))
+            worker = worker or WorkerOptions(command=FAKE_WORKER_COMMAND, hang_timeout_s=hang_timeout_s)
+        app = App(settings, worker)
+        await app.start()
+        try:
+            if ready:
+                await wait_until_loaded(app)
+            yield RunningServer(app, f"127.0.0.1:{app.port}")
+        finally:
+            await app.stop()
+
+
+async def wait_until_loaded(app: App, timeout_s: float = 60.0) -> None:
+    """Waits until every model of a server is ready or has failed. Raises TimeoutError."""
+    async with asyncio.timeout(timeout_s):
+        while any(model.state not in (ModelState.READY, ModelState.FAILED) for model in app.registry.all()):  # noqa: ASYNC110 (the registry has one listener, which is the health service)
+            await asyncio.sleep(0.01)
+
+
+def load(path: Path, options: LoadOptions) -> FakeModel:
+    """Loads the fake model of a folder."""
+    return FakeModel(path)
+
+
+if __name__ == "__main__":
+    sys.exit(worker_main.run(sys.argv[1:], load))

@@ -1,0 +1,194 @@
+"""The worker process: it loads models and computes batches, one after the other, for the front at the other end of a socket.
+
+All of it runs in one thread, the engine's thread: a second thread that enters the engine's thread pool would slow both down.
+It ends when the front closes the socket, and when the front is gone while a computation runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hubwire_server.backends.base import LoadOptions, RaggedBatch
+from hubwire_server.errors import HubwireError, Reason
+from hubwire_server.models.description import ModelDescription
+from hubwire_server.workers import frames
+
+log = logging.getLogger("hubwire.worker")
+
+PARENT_CHECK_SECONDS = 1.0
+
+
+class WorkerModel(Protocol):
+    """A model as the worker's loop uses it: EmbeddingModel of embedding_model.py, or the fake of testing.py."""
+
+    @property
+    def description(self) -> ModelDescription:
+        """What was loaded."""
+        ...
+
+    @property
+    def tokenizer_json(self) -> str:
+        """The tokenizer, for the front."""
+        ...
+
+    def pool(self, batch: RaggedBatch, pooling: str, skip: NDArray[np.int64]) -> NDArray[np.float32]:
+        """One vector a text, shape (n, dimensions), not normalized by a trailing module. Raises HubwireError; OUTPUT_NOT_FINITE for the
+        first bad text."""
+        ...
+
+    def tokens(self, batch: RaggedBatch) -> NDArray[np.float32]:
+        """One vector a token, shape (T, hidden_size)."""
+        ...
+
+    def close(self) -> None:
+        """Frees the model's memory."""
+        ...
+
+
+LoadModel = Callable[[Path, LoadOptions], WorkerModel]
+
+
+def serve(sock: socket.socket, load: LoadModel) -> None:
+    """Answers frames until the front closes the socket."""
+    models: dict[str, WorkerModel] = {}
+    frames.send_frame(sock, frames.Hello(pid=os.getpid()))
+    while (received := frames.receive_frame(sock)) is not None:
+        message, arrays = received
+        match message:
+            case frames.Forward():
+                frames.send_frame(sock, *_forward(models, message, arrays))
+            case frames.Load():
+                frames.send_frame(sock, *_load(models, message, load))
+            case frames.Unload():
+                if (model := models.pop(message.name, None)) is not None:
+                    model.close()
+            case _:
+                raise AssertionError(f"the front sent {type(message).__name__}. This is a bug.")
+
+
+def _load(models: dict[str, WorkerModel], message: frames.Load, load: LoadModel) -> tuple[frames.AnyMessage, list[NDArray[Any]]]:
+    spec = message.spec
+    options = LoadOptions(
+        device=spec.device, dtype=spec.dtype, threads=spec.threads, allow_pickle=spec.allow_pickle, allow_remote_code=spec.allow_remote_code
+    )
+    try:
+        model = load(Path(spec.path), options)
+    except HubwireError as error:
+        return frames.LoadFailed(name=spec.name, reason=error.reason, text=error.message), []
+    except Exception as error:
+        log.exception("loading %s failed", spec.name)
+        text = f"{type(error).__name__}: {error}".splitlines()[0][:500]
+        return frames.LoadFailed(name=spec.name, reason=Reason.MODEL_LOAD_FAILED, text=text), []
+    models[spec.name] = model
+    tokenizer = np.frombuffer(model.tokenizer_json.encode(), dtype=np.uint8)
+    return frames.Loaded(name=spec.name, description=model.description), [tokenizer]
+
+
+def _forward(
+    models: dict[str, WorkerModel], message: frames.Forward, arrays: list[NDArray[Any]]
+) -> tuple[frames.AnyMessage, list[NDArray[Any]]]:
+    start = time.perf_counter_ns()
+    ids, type_ids, offsets, skip = arrays
+    batch = RaggedBatch(ids, type_ids, offsets)
+    try:
+        model = models[message.model]
+        if message.operation == "tokens":
+            output, failures = _tokens(model, batch)
+        else:
+            output, failures = _pool(model, batch, message.pooling, skip)
+    except HubwireError as error:
+        return frames.BatchFailed(batch=message.batch, reason=error.reason, text=error.message), []
+    except Exception:
+        log.exception("a batch of %d texts failed", len(offsets) - 1)
+        return frames.BatchFailed(batch=message.batch, reason=Reason.INTERNAL, text="the computation failed"), []
+    return frames.Computed(batch=message.batch, compute_ns=time.perf_counter_ns() - start, failures=tuple(failures)), [output]
+
+
+def _pool(
+    model: WorkerModel, batch: RaggedBatch, pooling: str, skip: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], list[frames.ItemFailure]]:
+    try:
+        return model.pool(batch, pooling, skip), []
+    except HubwireError as error:
+        if error.reason is not Reason.OUTPUT_NOT_FINITE:
+            raise
+    # One bad text must not spoil its neighbours: each is computed alone, which also finds every bad one.
+    rows: list[NDArray[np.float32] | None] = []
+    failures = []
+    for index in range(len(batch.offsets) - 1):
+        try:
+            rows.append(model.pool(_slice(batch, index), pooling, skip[index : index + 1])[0])
+        except HubwireError as error:
+            rows.append(None)
+            failures.append(frames.ItemFailure(index, error.reason, error.message))
+    blank = np.zeros_like(next((row for row in rows if row is not None), np.empty(0, dtype=np.float32)))
+    return np.stack([blank if row is None else row for row in rows]), failures
+
+
+def _slice(batch: RaggedBatch, index: int) -> RaggedBatch:
+    low, high = batch.offsets[index], batch.offsets[index + 1]
+    return RaggedBatch(batch.ids[low:high], batch.type_ids[low:high], np.array([0, high - low], dtype=np.int64))
+
+
+def _tokens(model: WorkerModel, batch: RaggedBatch) -> tuple[NDArray[np.float32], list[frames.ItemFailure]]:
+    output = model.tokens(batch)
+    if np.isfinite(output).all():
+        return output, []
+    bad = [
+        index for index in range(len(batch.offsets) - 1) if not np.isfinite(output[batch.offsets[index] : batch.offsets[index + 1]]).all()
+    ]
+    text = "the model gave a NaN or an infinity for this text"
+    return output, [frames.ItemFailure(index, Reason.OUTPUT_NOT_FINITE, text) for index in bad]
+
+
+def end_with_parent() -> None:
+    """Ends this process soon after its parent has gone, also while a computation runs that would never notice."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_CHECK_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def run(argv: list[str], load: LoadModel) -> int:
+    """Serves on the socket whose descriptor the command line names."""
+    parser = argparse.ArgumentParser(prog="hubwire-worker", description="Started by the server, not by hand.")
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--log-level", default="INFO")
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=args.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    end_with_parent()
+    with socket.socket(fileno=args.fd) as sock:
+        try:
+            serve(sock, load)
+        except (BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
+            return 1
+    # Taking an engine apart takes seconds and serves nobody.
+    logging.shutdown()
+    os._exit(0)
+
+
+def main() -> int:
+    """The worker with the real backends."""
+    from hubwire_server.workers.embedding_model import load
+
+    return run(sys.argv[1:], load)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""Settings: flags, environment and .env, read once and checked."""
+
+from __future__ import annotations
+
+import pytest
+
+from hubwire_server.settings import ModelArgument, Settings, parse
+
+
+def test_without_arguments_the_defaults_hold(tmp_path):
+    assert parse([], {}, tmp_path) == Settings()
+
+
+def test_flags_and_environment_fill_the_same_fields_and_the_flag_wins(tmp_path):
+    env = {"HUBWIRE_MAX_TEXTS": "7", "HUBWIRE_BATCH_TEXTS": "9", "HUBWIRE_MODEL": "a=x,b=y"}
+    settings = parse(["--max-texts", "8", "--address", "0.0.0.0:1"], env, tmp_path)
+    assert (settings.max_texts, settings.batch_texts, settings.address) == (8, 9, "0.0.0.0:1")
+    assert settings.models == (ModelArgument("x", "a"), ModelArgument("y", "b"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("org/model", ModelArgument("org/model")),
+        ("e=org/model", ModelArgument("org/model", "e")),
+        ("e=org/model@v1", ModelArgument("org/model", "e", "v1")),
+        ("package:p/f", ModelArgument("package:p/f")),
+    ],
+)
+def test_a_model_argument_names_source_and_revision(text, expected, tmp_path):
+    assert parse(["--model", text], {}, tmp_path).models == (expected,)
+
+
+@pytest.mark.parametrize(
+    ("argv", "env"),
+    [
+        (["--max-texts", "0"], {}),
+        (["--max-texts", "many"], {}),
+        (["--address", "nowhere"], {}),
+        (["--address", ":50051"], {}),
+        (["--address", "h:99999"], {}),
+        (["--model", "=x"], {}),
+        (["--dtype", "float8"], {}),
+        (["--no-such-flag"], {}),
+        ([], {"HUBWIRE_THREADS": "-1"}),
+        ([], {"HUBWIRE_MODEL": "a="}),
+    ],
+)
+def test_a_value_that_does_not_fit_ends_the_program_with_exit_code_2_and_its_name(argv, env, tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse(argv, env, tmp_path)
+    assert caught.value.code == 2
+    assert "hubwire serve: error:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("env", "dotenv", "token"),
+    [
+        ({"HF_TOKEN": "e"}, "HF_TOKEN=d", "e"),
+        ({"HUGGINGFACE_TOKEN": "e"}, "HF_TOKEN=d", "e"),
+        ({}, "HF_TOKEN=d", "d"),
+        ({}, "HUGGINGFACE_TOKEN='d'", "d"),
+        ({}, "OTHER=1", None),
+        ({"HF_TOKEN": ""}, "", None),
+    ],
+)
+def test_the_token_comes_from_the_environment_then_from_dotenv_and_is_never_shown(env, dotenv, token, tmp_path):
+    (tmp_path / ".env").write_text(dotenv)
+    settings = parse([], env, tmp_path)
+    assert settings.hub_token == token
+    assert "hub_token=<" in repr(settings)
+    assert token is None or f"'{token}'" not in repr(settings)
