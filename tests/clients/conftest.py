@@ -24,7 +24,7 @@ FIRST_MODEL = model_pb2.Model(name="small", source="org/small", state=model_pb2.
 SERVED = common_pb2.ServedModel(name="small", fingerprint="0123456789abcdef")
 
 
-def status(
+def make_status(
     code: int, message: str, reason: str = "", *, field: str = "", retry_after_s: float | None = None, model: str = "", **metadata: str
 ):
     """A google.rpc.Status with the details that errors.proto promises."""
@@ -53,7 +53,7 @@ def abort(context: grpc.ServicerContext, error: status_pb2.Status) -> None:
     context.abort(code, error.message)
 
 
-def numbers(text: str, dimensions: int = DIMENSIONS) -> np.ndarray:
+def make_numbers(text: str, dimensions: int = DIMENSIONS) -> np.ndarray:
     """The vector that the fake server gives to a text: (dimensions,) float32, of both signs."""
     seed = sum(text.encode()) + len(text)
     return np.sin(np.arange(1, dimensions + 1, dtype=np.float32) * seed).astype(np.float32)
@@ -111,7 +111,7 @@ class Embedding(embedding_pb2_grpc.EmbeddingServiceServicer):
     def Embed(self, request, context):  # noqa: N802
         self.fake.begin(request, context)
         width = request.options.dimensions or DIMENSIONS
-        vectors = [encode(numbers(text, width), request.options.encoding) for text in request.texts]
+        vectors = [encode(make_numbers(text, width), request.options.encoding) for text in request.texts]
         usage = common_pb2.Usage(input_tokens=3 * len(vectors))
         return embedding_pb2.EmbedResponse(vectors=vectors, dimensions=width, model=SERVED, usage=usage)
 
@@ -119,7 +119,7 @@ class Embedding(embedding_pb2_grpc.EmbeddingServiceServicer):
         self.fake.begin(request, context)
         response = embedding_pb2.EmbedTokensResponse(dimensions=DIMENSIONS, model=SERVED)
         for text in request.texts:
-            rows = np.stack([numbers(part) for part in ("[CLS]", *text)])
+            rows = np.stack([make_numbers(part) for part in ("[CLS]", *text)])
             spans = [common_pb2.Span(), *(common_pb2.Span(start=at, end=at + 1) for at in range(len(text)))]
             ids, mask = range(len(rows)), [True, *[False] * len(text)]
             response.embeddings.add(vectors=encode(rows, request.encoding), token_ids=ids, spans=spans, special_tokens_mask=mask)
@@ -146,10 +146,10 @@ class Embedding(embedding_pb2_grpc.EmbeddingServiceServicer):
     def _result(self, item, options):
         if not item.text:
             return embedding_pb2.StreamEmbedResult(
-                id=item.id, error=status(code_pb2.INVALID_ARGUMENT, "text has no characters", "TEXT_EMPTY", field="text")
+                id=item.id, error=make_status(code_pb2.INVALID_ARGUMENT, "text has no characters", "TEXT_EMPTY", field="text")
             )
         return embedding_pb2.StreamEmbedResult(
-            id=item.id, vector=encode(numbers(item.text, options.dimensions or DIMENSIONS), options.encoding)
+            id=item.id, vector=encode(make_numbers(item.text, options.dimensions or DIMENSIONS), options.encoding)
         )
 
 
@@ -164,19 +164,17 @@ class Models(model_pb2_grpc.ModelServiceServicer):
     def GetModel(self, request, context):  # noqa: N802
         self.fake.begin(request, context)
         if request.name != "small":
-            abort(context, status(code_pb2.NOT_FOUND, f"no model {request.name!r}", "MODEL_NOT_FOUND", model=request.name))
+            abort(context, make_status(code_pb2.NOT_FOUND, f"no model {request.name!r}", "MODEL_NOT_FOUND", model=request.name))
         return model_pb2.GetModelResponse(model=FIRST_MODEL)
 
     def LoadModel(self, request, context):  # noqa: N802
         self.fake.begin(request, context)
         yield model_pb2.LoadModelResponse(state=model_pb2.MODEL_STATE_DOWNLOADING, message="fetching", done_bytes=1, total_bytes=2)
         if request.source == "org/broken":
-            abort(context, status(code_pb2.FAILED_PRECONDITION, "no weights", "MODEL_LOAD_FAILED", model="broken"))
+            abort(context, make_status(code_pb2.FAILED_PRECONDITION, "no weights", "MODEL_LOAD_FAILED", model="broken"))
         if request.source != "org/forgotten":
-            name = request.name or request.source.rpartition("/")[2]
-            yield model_pb2.LoadModelResponse(
-                state=model_pb2.MODEL_STATE_READY, model=model_pb2.Model(name=name, revision=request.revision)
-            )
+            name, ready = request.name or request.source.rpartition("/")[2], model_pb2.MODEL_STATE_READY
+            yield model_pb2.LoadModelResponse(state=ready, model=model_pb2.Model(name=name, revision=request.revision, state=ready))
 
     def UnloadModel(self, request, context):  # noqa: N802
         self.fake.begin(request, context)
@@ -275,3 +273,15 @@ def connect(request, fake):
 @pytest.fixture
 def client(connect):
     return connect()
+
+
+@pytest.fixture
+def status():
+    """Makes a google.rpc.Status with details."""
+    return make_status
+
+
+@pytest.fixture
+def numbers():
+    """Gives the vector of a text."""
+    return make_numbers
