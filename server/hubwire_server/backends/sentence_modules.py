@@ -143,7 +143,7 @@ def _read_tensors(ref: ModuleRef, allow_pickle: bool) -> dict[str, Vectors]:
     if not allow_pickle:
         raise HubwireError(
             Reason.MODEL_NOT_ALLOWED,
-            f"the weights of the {ref.kind} module are a pickle (pytorch_model.bin), not safetensors; allow_pickle permits reading it",
+            f"the weights of the {ref.kind} module are a pickle, not safetensors; the flag --allow-pickle permits reading it",
         )
     import torch  # a pickle of torch tensors is the one thing here that only torch can read
 

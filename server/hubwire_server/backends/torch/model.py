@@ -97,7 +97,8 @@ def _needs_remote_code(path: Path, options: LoadOptions) -> bool:
         raise HubwireError(Reason.MODEL_NOT_SUPPORTED, f"transformers {transformers_version()} knows no model type {model_type!r}")
     if not options.allow_remote_code:
         raise HubwireError(
-            Reason.MODEL_NOT_ALLOWED, f"the model type {model_type!r} comes with its own Python code; allow_remote_code permits running it"
+            Reason.MODEL_NOT_ALLOWED,
+            f"the model type {model_type!r} comes with its own Python code; the flag --allow-remote-code permits running it",
         )
     return True
 
@@ -118,7 +119,7 @@ def _chooses_safetensors(path: Path, options: LoadOptions) -> bool:
     if not options.allow_pickle:
         raise HubwireError(
             Reason.MODEL_NOT_ALLOWED,
-            "the model's weights are a pickle (pytorch_model.bin), not safetensors; allow_pickle permits reading it",
+            "the model's weights are a pickle (pytorch_model.bin), not safetensors; the flag --allow-pickle permits reading it",
         )
     return False
 

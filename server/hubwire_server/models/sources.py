@@ -1,0 +1,132 @@
+"""Where a model's files come from: a hub repository, a local folder, or a folder inside an installed Python package.
+
+`parse_source` says which of the three a text means, `resolve` brings the files onto this machine and says where they lie.
+Nothing here imports torch or transformers: the front process calls this.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from hubwire_server.errors import HubwireError, Reason
+
+Progress = Callable[[str, int, int], None]
+"""Hears what is being done, how many bytes of it are done, and how many there are (0 and 0 where there is no size). Called from any
+thread.
+"""
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+class SourceKind(StrEnum):
+    """The places that models come from."""
+
+    HUB = "hub"
+    FOLDER = "folder"
+    PACKAGE = "package"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """A source as it was written, and what it means. name is the hub id, the path, or "NAME/FOLDER"."""
+
+    kind: SourceKind
+    name: str
+
+    @property
+    def label(self) -> str:
+        """The source as clients may see it: of a local folder only the last part of its path."""
+        if self.kind is SourceKind.FOLDER:
+            return Path(self.name).expanduser().resolve().name
+        return f"package:{self.name}" if self.kind is SourceKind.PACKAGE else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedModel:
+    """A model on this machine. revision is the commit of a hub repository, and empty for other sources."""
+
+    path: Path
+    source_label: str
+    revision: str
+
+
+def parse_source(text: str) -> ModelSource:
+    """Reads a source: "package:NAME/FOLDER"; a path that is absolute, begins with "." or "~", or exists; else a hub id ("owner/name").
+
+    Raises HubwireError (MODEL_SOURCE_NOT_FOUND) where the text is none of these.
+    """
+    text = text.strip()
+    if text.startswith("package:"):
+        return ModelSource(SourceKind.PACKAGE, text.removeprefix("package:").strip("/"))
+    if text.startswith((".", "~", "/")) or Path(text).is_absolute() or (text and Path(text).is_dir()):
+        return ModelSource(SourceKind.FOLDER, text)
+    if not HUB_ID.fullmatch(text):
+        raise HubwireError(
+            Reason.MODEL_SOURCE_NOT_FOUND,
+            f"{text!r} is no model source: use a hub id (owner/name), a folder that exists, or package:NAME/FOLDER",
+            field="source",
+        )
+    return ModelSource(SourceKind.HUB, text)
+
+
+def resolve(
+    source: ModelSource | str,
+    *,
+    revision: str | None = None,
+    allow_pickle: bool = False,
+    token: str | None = None,
+    cache_dir: Path | None = None,
+    endpoint: str | None = None,
+    progress: Progress | None = None,
+) -> ResolvedModel:
+    """Finds the model's folder, and fetches it first where it is a hub repository. Blocks.
+
+    revision, allow_pickle, token, cache_dir and endpoint are for hub repositories alone (hub.py).
+    Raises HubwireError: MODEL_SOURCE_NOT_FOUND, MODEL_NOT_ALLOWED, MODEL_NOT_SUPPORTED, or MODEL_LOAD_FAILED where the hub cannot be
+    reached.
+    """
+    if isinstance(source, str):
+        source = parse_source(source)
+    if source.kind is SourceKind.HUB:
+        from hubwire_server.models.hub import HubRequest, fetch  # here, since huggingface_hub takes a third of a second to import
+
+        path, commit = fetch(HubRequest(source.name, revision, allow_pickle, token, cache_dir, endpoint), progress)
+        return ResolvedModel(path, source.label, commit)
+    if revision:
+        raise HubwireError(Reason.MODEL_SOURCE_NOT_FOUND, "a revision is for hub repositories alone", field="revision")
+    path = _folder(source.name) if source.kind is SourceKind.FOLDER else _package_folder(source.name)
+    return ResolvedModel(path, source.label, "")
+
+
+def _folder(name: str) -> Path:
+    path = Path(name).expanduser()
+    if not path.is_dir():
+        raise HubwireError(Reason.MODEL_SOURCE_NOT_FOUND, f"the model folder {name!r} does not exist", field="source")
+    return path.resolve()
+
+
+def _package_folder(name: str) -> Path:
+    """The folder inside a package, which is found without running the package's code."""
+    distribution, _, folder = name.partition("/")
+    module = distribution.replace("-", "_")
+    # A dotted name would make find_spec import the parent package.
+    if not module.isidentifier():
+        raise HubwireError(Reason.MODEL_SOURCE_NOT_FOUND, f"{distribution!r} is no package name: write package:NAME/FOLDER", field="source")
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        raise HubwireError(
+            Reason.MODEL_SOURCE_NOT_FOUND,
+            f"no package {distribution!r} is installed; pip install {distribution.replace('_', '-')} may help",
+            field="source",
+        )
+    for location in spec.submodule_search_locations:
+        root = Path(location).resolve()
+        path = (root / folder).resolve()
+        if path.is_dir() and path.is_relative_to(root):
+            return path
+    raise HubwireError(Reason.MODEL_SOURCE_NOT_FOUND, f"the package {distribution!r} has no folder {folder!r}", field="source")
