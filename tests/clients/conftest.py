@@ -209,12 +209,28 @@ def start(fake: FakeServer, address: str = "127.0.0.1:0") -> grpc.Server:
 
 @pytest.fixture
 def fake():
+    """A running server."""
     fake = FakeServer()
     fake.gate.set()
     server = start(fake)
     yield fake
     fake.gate.set()
     server.stop(None).wait()
+
+
+@pytest.fixture
+def serve():
+    """A function that starts one more server, at a given address."""
+    servers: list[grpc.Server] = []
+
+    def serve_at(address: str) -> None:
+        fake = FakeServer()
+        fake.gate.set()
+        servers.append(start(fake, address))
+
+    yield serve_at
+    for server in servers:
+        server.stop(None).wait()
 
 
 class AioDoor:
