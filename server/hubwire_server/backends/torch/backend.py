@@ -42,8 +42,8 @@ class TorchBackend:
         self._body = body
         limit = max_tokens(body)
         with torch.inference_mode():
-            self._encoder, packed, note = choose_encoder(body, limit)
-            hidden_size = self._encoder.forward_ragged(_one_token(body)).shape[-1]
+            choice = choose_encoder(body, limit)
+        self._encoder = choice.encoder
         self._vocabulary_size = int(body.get_input_embeddings().weight.shape[0])
         self._host = torch.empty(0, dtype=body.dtype)
         self.description = BackendDescription(
@@ -51,10 +51,10 @@ class TorchBackend:
             architecture=type(body).__name__,
             device=str(body.device),
             dtype=str(body.dtype).removeprefix("torch."),
-            hidden_size=hidden_size,
+            hidden_size=choice.hidden_size,
             max_tokens=limit,
-            packed=packed,
-            packed_note=note,
+            packed=choice.packed,
+            packed_note=choice.note,
         )
 
     def forward(self, batch: RaggedBatch) -> tuple[NDArray[Any], str]:
@@ -127,11 +127,6 @@ class TorchBackend:
 def _is_out_of_memory(error: RuntimeError) -> bool:
     # The allocator of the CPU raises a plain RuntimeError.
     return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
-
-
-def _one_token(body: Any) -> RaggedBatch:
-    last = int(body.get_input_embeddings().weight.shape[0]) - 1
-    return RaggedBatch(ids=np.array([last], np.int32), type_ids=np.zeros(1, np.int32), offsets=np.array([0, 1]))
 
 
 def _texts(batch: RaggedBatch, first: int, last: int) -> RaggedBatch:
