@@ -1,4 +1,4 @@
-"""Every family gives the vectors that plain transformers gives to each text alone, packed where that is possible and padded where it is not."""
+"""Every family gives what plain transformers gives to each text alone: packed where that is possible, padded where it is not."""
 
 from __future__ import annotations
 
@@ -84,6 +84,6 @@ def test_roberta_counts_positions_past_a_padding_token_that_a_text_spells_out(tm
 
 
 def test_a_model_that_does_not_run_in_a_number_format_says_so(tmp_path: Path) -> None:
-    with pytest.raises(HubwireError, match="does not run on texts in torch.bfloat16") as caught:
+    with pytest.raises(HubwireError, match=r"does not run on texts in torch\.bfloat16") as caught:
         load(save_folder(make_model("FNet"), tmp_path), LoadOptions(threads=1, dtype="bfloat16"))
     assert caught.value.reason is Reason.MODEL_NOT_SUPPORTED

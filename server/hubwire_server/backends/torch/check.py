@@ -88,11 +88,8 @@ def choose_encoder(body: Any, max_tokens: int) -> Choice:
             encoder.restore()
             refusals.append(f"not {way}: {problem}")
             continue
-        return (
-            encoder,
-            True,
-            "; ".join([*refusals, f"{way}: equal to one text at a time on {len(probe.offsets) - 1} texts of random tokens"]),
-        )
+        note = f"{way}: equal to one text at a time on {len(probe.offsets) - 1} texts of random tokens"
+        return Choice(encoder, True, "; ".join([*refusals, note]), hidden_size)
     padded = PaddedEncoder(body)
     if problem := _problem(padded, probe, reference):
         return Choice(alone, False, "; ".join([*refusals, f"not padded: {problem}; each text runs alone"]), hidden_size)
