@@ -13,7 +13,7 @@ use crate::parallel;
 use crate::ragged::RaggedBatch;
 
 /// Below this many bytes of text a second thread costs more than it saves: a thread takes about 30 us to start, in which one thread
-/// tokenizes some 300 bytes; with both sides kept busy the gain begins at a few times that.
+/// tokenizes some 200 bytes; with both sides kept busy the gain begins at several times that.
 const BYTES_WORTH_A_THREAD: usize = 2048;
 /// Texts are handed out to threads in so many pieces a thread, so that one long text does not leave the other threads idle.
 const PIECES_PER_THREAD: usize = 8;

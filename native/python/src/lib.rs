@@ -3,6 +3,11 @@
 
 use pyo3::prelude::*;
 
+/// Tokenization allocates several times a word. On one thread this allocator makes it a quarter faster than that of glibc, and two threads
+/// do not get into each other's way.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 mod arrays;
 mod detach;
 mod error;
