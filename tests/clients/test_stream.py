@@ -232,6 +232,15 @@ def test_an_error_of_the_stream_is_raised(client, fake, status):
     assert caught.value.metadata == {"error_id": "17"}
 
 
+async def test_the_status_of_the_server_survives_a_write_under_way(fake, status):
+    """grpc.aio loses it in about one of sixteen such calls."""
+    async with hubwire.aio.Client(fake.address) as client:
+        for _ in range(150):
+            fake.failures.append(status(code_pb2.UNAVAILABLE, "loading", "MODEL_NOT_READY", retry_after_s=0.01))
+            with pytest.raises(hubwire.UnavailableError):
+                await anext(client.stream_embed(["text"]))
+
+
 def test_a_stream_that_ends_early_is_an_error(client, fake):
     fake.silent = True
     with pytest.raises(hubwire.InternalError, match="with 3 items unanswered"):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Iterable
-from typing import Generic
+from collections.abc import AsyncIterable, Coroutine, Iterable
+from typing import Any, Generic, TypeVar
 
 import grpc
 import grpc.aio
@@ -12,10 +12,45 @@ import grpc.aio
 from hubwire._stream import IdT, StreamWindow, items_message
 from hubwire.v1 import embedding_pb2
 
+_Result = TypeVar("_Result")
 _Call = grpc.aio.StreamStreamCall[embedding_pb2.StreamEmbedRequest, embedding_pb2.StreamEmbedResponse]
 
 # A plain iterable gives nothing back to the event loop; this many items after one another do.
 _ITEMS_A_TURN = 64
+
+
+# What grpc.aio makes of a write that meets the end of the call (https://github.com/grpc/grpc/issues/36066).
+_LOST_STATUS = "Internal error from Core"
+
+
+class StatusKeeper:
+    """Keeps the status that the server sent, which grpc.aio overwrites with an INTERNAL error where a write was still under way.
+
+    A callback of the call: it runs when a status is set, and all that it reads is there by then.
+    """
+
+    def __init__(self) -> None:
+        self._kept: grpc.aio.AioRpcError | None = None
+
+    def __call__(self, call: _Call) -> None:
+        code, details = _finished(call.code()), _finished(call.details())
+        if code is not grpc.StatusCode.OK and details != _LOST_STATUS:
+            self._kept = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), _finished(call.trailing_metadata()), details)
+
+    def restore(self, error: grpc.RpcError) -> grpc.RpcError:
+        """The error that the server meant, in the place of one that was raised."""
+        return self._kept if self._kept is not None and error.details() == _LOST_STATUS else error
+
+
+def _finished(result: Coroutine[Any, Any, _Result]) -> _Result:
+    """The result of a coroutine that has nothing to wait for."""
+    try:
+        result.send(None)
+    except StopIteration as stop:
+        value: _Result = stop.value
+        return value
+    result.close()
+    raise RuntimeError("grpc called back before the status was there")
 
 
 class AioFeed(Generic[IdT]):

@@ -12,7 +12,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from hubwire import _decode, _requests, errors
-from hubwire._aio_feed import AioFeed
+from hubwire._aio_feed import AioFeed, StatusKeeper
 from hubwire._channel import Connection, check_timeout
 from hubwire._retry import Attempts, RetryPolicy
 from hubwire._stream import IdT, StreamWindow, check_items
@@ -241,6 +241,8 @@ class Client:
 
     async def _stream_embed(self, feed: AioFeed[Any], encoding: EncodingName, timeout_s: float | None) -> AsyncGenerator[tuple[Any, Any]]:
         call = self._embedding.StreamEmbed(timeout=timeout_s, metadata=self._metadata)
+        status = StatusKeeper()
+        call.add_done_callback(status)
         try:
             feed.start(call)
             async for response in call:
@@ -248,7 +250,7 @@ class Client:
                     yield feed.answer(result.id), _decode.outcome(result, response.dimensions, encoding)
         except grpc.RpcError as rpc_error:
             feed.raise_error()
-            raise errors.from_rpc_error(rpc_error) from rpc_error
+            raise errors.from_rpc_error(status.restore(rpc_error)) from rpc_error
         finally:
             call.cancel()
             await feed.close()
