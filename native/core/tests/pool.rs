@@ -1,4 +1,11 @@
 //! Pooling against a plain float64 version of it, for every mode, type and instruction set.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "the numbers of a test are small"
+)]
 
 mod common;
 
@@ -73,7 +80,9 @@ fn reference(stored: &Stored, width: usize, tokens: &[usize], skip: usize, mode:
         .collect();
     let norm = row.iter().map(|value| value * value).sum::<f64>().sqrt();
     if normalize && norm > 0.0 {
-        row.iter_mut().for_each(|value| *value /= norm);
+        for value in &mut row {
+            *value /= norm;
+        }
     }
     row
 }

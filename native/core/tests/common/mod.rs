@@ -1,4 +1,5 @@
 //! What the tests share.
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use hubwire_core::simd::{self, Level};
 
@@ -42,7 +43,6 @@ impl Random {
 }
 
 /// Runs `test` under every instruction set of this machine.
-#[allow(dead_code, reason = "not every test file pools")]
 pub fn for_each_level(mut test: impl FnMut(Level)) {
     for level in Level::ALL.into_iter().filter(|level| level.is_available()) {
         simd::set_level(Some(level)).unwrap();

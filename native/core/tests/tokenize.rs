@@ -1,0 +1,214 @@
+//! Tokenization against the `tokenizers` library, called the way that transformers calls it.
+
+mod common;
+
+use common::Random;
+use hubwire_core::Reason;
+use hubwire_core::ragged::RaggedBatch;
+use hubwire_core::tokenize::{OffsetUnit, Options, Tokenizer, TruncationSide};
+use tokenizers::{Tokenizer as Inner, TruncationDirection, TruncationParams};
+
+/// A small tokenizer of words, with a truncation and a padding that must not be used.
+const WORD_PIECE: &str = r###"{
+    "version": "1.0",
+    "truncation": {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0},
+    "padding": {"strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"},
+    "added_tokens": [
+        {"id": 2, "content": "[SEP]", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true}
+    ],
+    "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null, "lowercase": true},
+    "pre_tokenizer": {"type": "BertPreTokenizer"},
+    "post_processor": {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "[SEP]", "type_id": 0}}],
+        "pair": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "[SEP]", "type_id": 0}},
+                 {"Sequence": {"id": "B", "type_id": 1}}, {"SpecialToken": {"id": "[SEP]", "type_id": 1}}],
+        "special_tokens": {
+            "[CLS]": {"id": "[CLS]", "ids": [1], "tokens": ["[CLS]"]},
+            "[SEP]": {"id": "[SEP]", "ids": [2], "tokens": ["[SEP]"]}
+        }
+    },
+    "decoder": null,
+    "model": {
+        "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100,
+        "vocab": {"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "[UNK]": 3, "a": 4, "##a": 5, "b": 6, "##b": 7, "naive": 8, "日": 9, "!": 10}
+    }
+}"###;
+
+/// A model that knows one word and has no name for the others, so that it fails on them.
+const WORD_LEVEL: &str = r#"{
+    "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+    "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
+    "model": {"type": "WordLevel", "vocab": {"known": 0}, "unk_token": "[UNK]"}
+}"#;
+
+const WORDS: [&str; 10] = ["a", "ab", "baabab", "naïve", "日本", "!", "[SEP]", "zzz", "😀a", "e\u{301}"];
+
+fn options() -> Options {
+    Options { add_special_tokens: true, max_tokens: None, truncation_side: TruncationSide::Right, spans: None, threads: 1 }
+}
+
+fn text(random: &mut Random, words: usize) -> String {
+    (0..random.below(words + 1)).map(|_| random.pick(&WORDS)).collect::<Vec<_>>().join(" ")
+}
+
+fn row(batch: &RaggedBatch, index: usize) -> std::ops::Range<usize> {
+    usize::try_from(batch.offsets[index]).unwrap()..usize::try_from(batch.offsets[index + 1]).unwrap()
+}
+
+#[test]
+fn encodes_and_cuts_as_the_library_does() {
+    let tokenizer = Tokenizer::from_json(WORD_PIECE.as_bytes()).unwrap();
+    let mut library: Inner = WORD_PIECE.parse().unwrap();
+    library.with_padding(None);
+    for seed in 0..600 {
+        let mut random = Random::new(seed);
+        let count = random.below(6);
+        let texts: Vec<String> = (0..count).map(|_| text(&mut random, 12)).collect();
+        let others: Vec<String> = (0..count).map(|_| text(&mut random, 12)).collect();
+        let pairs = random.chance().then_some(&others[..]);
+        let max_tokens = random.chance().then(|| 4 + random.below(16));
+        let side = random.pick(&[TruncationSide::Left, TruncationSide::Right]);
+        let add_special_tokens = random.chance();
+        let options = Options {
+            add_special_tokens,
+            max_tokens,
+            truncation_side: side,
+            spans: random.chance().then_some(OffsetUnit::CodePoint),
+            threads: 1 + random.below(3),
+        };
+        let batch = tokenizer.encode(&texts, pairs, &options).unwrap();
+        assert_eq!((batch.offsets.len(), batch.token_counts.len()), (count + 1, count));
+
+        let direction = if side == TruncationSide::Left { TruncationDirection::Left } else { TruncationDirection::Right };
+        for index in 0..count {
+            let encode = |library: &Inner| match pairs {
+                Some(pairs) => library.encode_char_offsets((&texts[index][..], &pairs[index][..]), add_special_tokens).unwrap(),
+                None => library.encode_char_offsets(&texts[index][..], add_special_tokens).unwrap(),
+            };
+            library.with_truncation(None).unwrap();
+            assert_eq!(batch.token_counts[index], i64::try_from(encode(&library).len()).unwrap(), "seed {seed}");
+            library.with_truncation(max_tokens.map(|max_length| TruncationParams { max_length, direction, ..Default::default() })).unwrap();
+            let wanted = encode(&library);
+            let range = row(&batch, index);
+            let ids: Vec<u32> = batch.ids[range.clone()].iter().map(|id| id.cast_unsigned()).collect();
+            let type_ids: Vec<u32> = batch.type_ids[range.clone()].iter().map(|id| id.cast_unsigned()).collect();
+            assert_eq!(ids, wanted.get_ids(), "seed {seed}, {options:?}, {:?}", texts[index]);
+            assert_eq!(type_ids, wanted.get_type_ids(), "seed {seed}");
+            if let Some(positions) = &batch.positions {
+                let spans: Vec<_> = positions.spans[range.clone()].iter().map(|span| (span[0] as usize, span[1] as usize)).collect();
+                assert_eq!(spans, wanted.get_offsets(), "seed {seed}");
+                let mask: Vec<u32> = positions.special_tokens_mask[range].iter().map(|special| u32::from(*special)).collect();
+                assert_eq!(mask, wanted.get_special_tokens_mask(), "seed {seed}");
+            }
+        }
+    }
+}
+
+#[test]
+fn of_two_long_texts_the_odd_token_goes_where_the_library_puts_it() {
+    let tokenizer = Tokenizer::from_json(WORD_PIECE.as_bytes()).unwrap();
+    let mut library: Inner = WORD_PIECE.parse().unwrap();
+    library.with_padding(None);
+    for (left, right) in [("baabab", "a"), ("a", "baabab"), ("ab", "baabab"), ("baabab", "baabab")] {
+        for counts in [(1, 1), (3, 30), (30, 3), (8, 8), (10, 9), (9, 10)] {
+            let (left, right) = (vec![left; counts.0].join(" "), vec![right; counts.1].join(" "));
+            for max_length in 4..24 {
+                for direction in [TruncationDirection::Left, TruncationDirection::Right] {
+                    library.with_truncation(Some(TruncationParams { max_length, direction, ..Default::default() })).unwrap();
+                    let wanted = library.encode((&left[..], &right[..]), true).unwrap();
+                    let side = if direction == TruncationDirection::Left { TruncationSide::Left } else { TruncationSide::Right };
+                    let options = Options { max_tokens: Some(max_length), truncation_side: side, ..options() };
+                    let batch = tokenizer.encode(&[&left], Some(&[&right]), &options).unwrap();
+                    let ids: Vec<u32> = batch.ids.iter().map(|id| id.cast_unsigned()).collect();
+                    assert_eq!(ids, wanted.get_ids(), "{left:?} and {right:?} in {max_length}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn many_threads_give_what_one_gives() {
+    let tokenizer = Tokenizer::from_json(WORD_PIECE.as_bytes()).unwrap();
+    let mut random = Random::new(7);
+    let texts: Vec<String> = (0..301).map(|_| text(&mut random, 60)).collect();
+    let one = tokenizer.encode(&texts, None, &Options { spans: Some(OffsetUnit::Utf8Byte), ..options() }).unwrap();
+    for threads in [2, 3, 64, usize::MAX] {
+        let many = tokenizer.encode(&texts, None, &Options { spans: Some(OffsetUnit::Utf8Byte), threads, ..options() }).unwrap();
+        assert_eq!(one, many);
+    }
+}
+
+#[test]
+fn spans_cut_the_same_text_out_in_every_unit() {
+    let tokenizer = Tokenizer::from_json(WORD_PIECE.as_bytes()).unwrap();
+    for text in ["plain ab", "naïve 日本 😀a e\u{301} ab", "😀 [SEP] 日", ""] {
+        let spans = |unit| tokenizer.encode(&[text], None, &Options { spans: Some(unit), ..options() }).unwrap().positions.unwrap().spans;
+        let characters: Vec<char> = text.chars().collect();
+        let units: Vec<u16> = text.encode_utf16().collect();
+        for ((points, bytes), utf16) in
+            spans(OffsetUnit::CodePoint).into_iter().zip(spans(OffsetUnit::Utf8Byte)).zip(spans(OffsetUnit::Utf16Unit))
+        {
+            let wanted: String = characters[points[0] as usize..points[1] as usize].iter().collect();
+            assert_eq!(text.get(bytes[0] as usize..bytes[1] as usize), Some(&wanted[..]));
+            assert_eq!(String::from_utf16(&units[utf16[0] as usize..utf16[1] as usize]).unwrap(), wanted);
+        }
+    }
+}
+
+#[test]
+fn empty_lists_and_empty_texts_are_no_error() {
+    let tokenizer = Tokenizer::from_json(WORD_PIECE.as_bytes()).unwrap();
+    let batch = tokenizer.encode::<&str>(&[], None, &options()).unwrap();
+    assert_eq!((batch.ids, batch.offsets), (vec![], vec![0]));
+    let batch = tokenizer.encode(&["", "\0", ""], None, &options()).unwrap();
+    assert_eq!((batch.ids, batch.offsets, batch.token_counts), (vec![1, 2, 1, 2, 1, 2], vec![0, 2, 4, 6], vec![2; 3]));
+    let batch = tokenizer.encode(&[""], Some(&["a"]), &options()).unwrap();
+    assert_eq!(batch.ids, [1, 2, 4, 2]);
+}
+
+#[test]
+fn a_limit_without_room_is_refused() {
+    let tokenizer = Tokenizer::from_json(WORD_PIECE.as_bytes()).unwrap();
+    for (max_tokens, pair, add_special_tokens) in [(0, false, false), (2, false, true), (3, true, true), (0, true, true)] {
+        let options = Options { max_tokens: Some(max_tokens), add_special_tokens, ..options() };
+        let error = tokenizer.encode(&["a"], pair.then_some(&["b"][..]), &options).unwrap_err();
+        assert_eq!((error.reason, error.index), (Reason::OutOfRange, None));
+    }
+}
+
+#[test]
+fn lists_of_different_lengths_are_refused() {
+    let tokenizer = Tokenizer::from_json(WORD_PIECE.as_bytes()).unwrap();
+    let error = tokenizer.encode(&["a", "b"], Some(&["a"]), &options()).unwrap_err();
+    assert_eq!((error.reason, error.index), (Reason::ShapeMismatch, None));
+}
+
+#[test]
+fn a_failure_of_the_model_names_the_text() {
+    let tokenizer = Tokenizer::from_json(WORD_LEVEL.as_bytes()).unwrap();
+    let mut texts = vec!["known"; 2000];
+    texts[1234] = "unknown";
+    texts[1900] = "unknown";
+    for threads in [1, 4] {
+        let error = tokenizer.encode(&texts, None, &Options { threads, ..options() }).unwrap_err();
+        assert_eq!((error.reason, error.index), (Reason::TokenizationFailed, Some(1234)));
+    }
+}
+
+#[test]
+fn what_is_no_tokenizer_is_refused() {
+    for json in ["", "{}", "null", "{\"version\": \"1.0\"}", "not json"] {
+        assert_eq!(Tokenizer::from_json(json.as_bytes()).unwrap_err().reason, Reason::InvalidTokenizer, "{json}");
+    }
+    assert_eq!(Tokenizer::from_json(&[0xff, 0xfe]).unwrap_err().reason, Reason::InvalidTokenizer);
+}
+
+#[test]
+fn special_tokens_and_the_vocabulary_are_counted() {
+    let tokenizer = Tokenizer::from_json(WORD_PIECE.as_bytes()).unwrap();
+    assert_eq!((tokenizer.count_special_tokens(false), tokenizer.count_special_tokens(true)), (2, 3));
+    assert_eq!(tokenizer.vocab_size(), 11);
+    assert_eq!(Tokenizer::from_json(WORD_LEVEL.as_bytes()).unwrap().count_special_tokens(false), 0);
+}
