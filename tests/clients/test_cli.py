@@ -17,6 +17,7 @@ import pytest
 from google.protobuf import json_format
 from google.rpc import code_pb2
 from grpc_health.v1 import health_pb2
+from hubwire._version import __version__
 from hubwire.cli import main
 from hubwire.v1 import common_pb2, embedding_pb2, model_pb2
 
@@ -72,7 +73,7 @@ def test_help_names_every_command(capsys):
 
 def test_the_version_is_printed(capsys):
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out == "hubwire 0.1.0\n"
+    assert capsys.readouterr().out == f"hubwire {__version__}\n"
 
 
 @pytest.mark.parametrize(
@@ -322,6 +323,13 @@ def installed_server(monkeypatch):
 def test_serve_hands_everything_to_the_server(installed_server, arguments):
     assert main(["serve", *arguments]) == 7
     assert installed_server.calls == [arguments]
+
+
+@pytest.mark.parametrize(("stop", "code"), [(None, 0), (0, 0), (3, 3), ("no port is free", 1)])
+def test_serve_keeps_the_exit_code_of_a_server_that_exits(installed_server, capsys, stop, code):
+    installed_server.main = lambda argv: sys.exit(stop)
+    assert main(["serve"]) == code
+    assert capsys.readouterr().err == ("hubwire: no port is free\n" if code == 1 else "")
 
 
 def test_serve_without_the_server_says_what_to_install(capsys, monkeypatch):

@@ -33,8 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _forget_stdout()
         return _EXIT_ERROR
-    except SystemExit as stop:  # argparse, after --help or wrong usage
-        return stop.code if isinstance(stop.code, int) else 0
+    except SystemExit as stop:  # argparse after --help or wrong usage, and whatever a server does
+        if isinstance(stop.code, str):
+            print_error(stop.code)
+            return _EXIT_ERROR
+        return stop.code or 0
 
 
 def _dispatch(arguments: list[str]) -> int:
