@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import grpc
 import grpc.aio
 
-from hubwire_server.errors import HubwireError
+from hubwire_server.errors import HubwireError, Reason
 from hubwire_server.interceptors.errors import ErrorInterceptor
 from hubwire_server.models.description import LoadedModel, Task
 from hubwire_server.models.registry import Registry
@@ -26,6 +26,11 @@ log = logging.getLogger("hubwire")
 
 TASK_SERVICES = {embedding.NAME: Task.EMBEDDING}
 OTHER_SERVICES = (model.NAME,)
+
+
+LAST_ANSWERS_SECONDS = 2.0
+"""How long the last answers may take after the grace, before what is still open is cancelled."""
+SHUTTING_DOWN_RETRY_MS = 1_000
 
 
 class AddressError(Exception):
@@ -83,10 +88,15 @@ class App:
             log.error("%s is not loaded: %s", request.source, error.message)
 
     async def stop(self) -> None:
-        """Says NOT_SERVING, refuses new calls, gives accepted ones their time, and ends the worker."""
+        """Says NOT_SERVING, takes no new calls, gives accepted ones their time, tells the rest to go elsewhere, and ends the worker."""
         parts = self._running()
         await parts.health.stop()
-        await parts.server.stop(self.settings.shutdown_grace_s)
+        grace = self.settings.shutdown_grace_s
+        stopping = asyncio.create_task(parts.server.stop(grace + LAST_ANSWERS_SECONDS))
+        await asyncio.wait([stopping], timeout=grace)
+        parts.dispatcher.close(_shutting_down)
+        await stopping
+        await parts.models.close()
         await parts.dispatcher.worker.stop()
         parts.texts.close()
         self.registry.on_change = lambda: None
@@ -138,6 +148,10 @@ class App:
 
     def _on_model(self, name: str, loaded: LoadedModel | HubwireError | None) -> None:
         self._running().models.on_model(name, loaded)
+
+
+def _shutting_down() -> HubwireError:
+    return HubwireError(Reason.SHUTTING_DOWN, "the server is shutting down", retry_after_ms=SHUTTING_DOWN_RETRY_MS)
 
 
 async def run(settings: Settings) -> None:

@@ -63,20 +63,22 @@ class FakeModel:
     """A model whose vector of a word is drawn from the word's number. The words w0 to w999 are known, all others are one unknown word.
 
     crash ends the worker with SIGKILL, hang never returns, nan gives NaN, slow takes 0.2 s, fail raises an error that leaves the worker
-    alive. A folder that holds a file "config.json" changes its description: each key is a field of ModelDescription.
+    alive. The folder's config.json changes its description: each key is a field of ModelDescription. "scale" multiplies
+    its vectors. Three more say how loading goes: "load_seconds", "refuse" (a reason) and "crash_at_load".
     """
 
     def __init__(self, path: Path) -> None:
-        overrides = json.loads((path / "config.json").read_text()) if (path / "config.json").exists() else {}
+        overrides = json.loads((path / "config.json").read_text())
         if overrides.pop("crash_at_load", False):
             os.kill(os.getpid(), signal.SIGKILL)
-        if overrides.pop("refuse", False):
-            raise HubwireError(Reason.MODEL_NOT_SUPPORTED, "the folder holds no model that this server can serve")
+        if reason := overrides.pop("refuse", ""):
+            raise HubwireError(Reason(reason), "the fake model refuses to load")
         time.sleep(overrides.pop("load_seconds", 0))
+        scale = overrides.pop("scale", 1.0)
         overrides["pooling"] = tuple(overrides.get("pooling", ("mean",)))
         self.tokenizer_json = json.dumps(_tokenizer())
         self.description = msgspec.structs.replace(_DESCRIPTION, **overrides)
-        table = np.random.default_rng(0).standard_normal((len(_VOCABULARY), HIDDEN_SIZE), dtype=np.float32)
+        table = np.random.default_rng(0).standard_normal((len(_VOCABULARY), HIDDEN_SIZE), dtype=np.float32) * np.float32(scale)
         table[_VOCABULARY["nan"]] = np.nan
         self._table = table
 
@@ -181,11 +183,11 @@ async def running_server(
 ) -> AsyncIterator[RunningServer]:
     """A server on a free port of loopback, in this process. Without models in its settings it serves the fake one under the name "fake".
 
-    description changes fields of the fake's description. ready waits until every model is ready, or has failed.
+    description goes into the config.json of the fake's folder. ready waits until every model is ready, or has failed.
     """
     with tempfile.TemporaryDirectory(prefix="hubwire-fake-") as folder:
         (Path(folder) / "config.json").write_text(json.dumps(description or {}))
-        settings = dataclasses.replace(settings or Settings(), address="127.0.0.1:0")
+        settings = dataclasses.replace(settings or Settings(shutdown_grace_s=0.2), address="127.0.0.1:0")
         if not settings.models:
             settings = dataclasses.replace(settings, models=(ModelArgument(folder, "fake"),))
             worker = worker or WorkerOptions(command=FAKE_WORKER_COMMAND, hang_timeout_s=hang_timeout_s)
@@ -202,7 +204,8 @@ async def running_server(
 async def wait_until_loaded(app: App, timeout_s: float = 60.0) -> None:
     """Waits until every model of a server is ready or has failed. Raises TimeoutError."""
     async with asyncio.timeout(timeout_s):
-        while any(model.state not in (ModelState.READY, ModelState.FAILED) for model in app.registry.all()):  # noqa: ASYNC110 (the registry has one listener, which is the health service)
+        # The registry has one listener, the health service, so this looks again and again.
+        while any(model.state not in (ModelState.READY, ModelState.FAILED) for model in app.registry.all()):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 

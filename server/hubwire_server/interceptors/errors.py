@@ -6,10 +6,10 @@ id.
 
 from __future__ import annotations
 
-import asyncio
+import inspect
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, NoReturn
 
 import grpc
@@ -57,21 +57,26 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return _unknown_method(method)
-        wrapped: Callable[[Any, Any], Any]
-        if handler.response_streaming:
-            wrapped = _streaming(handler.stream_stream or handler.unary_stream, method)
-            make = grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
-        else:
-            wrapped = _unary(handler.stream_unary or handler.unary_unary, method)
-            make = grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
+        behavior = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+        # A handler that streams is a generator, or a coroutine that writes to the context itself.
+        wrapped = _generator(behavior, method) if inspect.isasyncgenfunction(behavior) else _coroutine(behavior, method)
+        make = _MAKERS[handler.request_streaming, handler.response_streaming]
         return make(wrapped, handler.request_deserializer, handler.response_serializer)
 
 
-def _unary(behavior: Callable[[Any, Any], Awaitable[Any]], method: str) -> Callable[[Any, Any], Awaitable[Any]]:
+_MAKERS = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, False): grpc.stream_unary_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}
+
+
+def _coroutine(behavior: Callable[[Any, Any], Awaitable[Any]], method: str) -> Callable[[Any, Any], Any]:
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
             return await behavior(request, context)
-        except (asyncio.CancelledError, grpc.aio.AbortError):
+        except grpc.aio.AbortError:
             raise
         except Exception as error:
             return await abort(context, error, method)
@@ -79,15 +84,20 @@ def _unary(behavior: Callable[[Any, Any], Awaitable[Any]], method: str) -> Calla
     return call
 
 
-def _streaming(behavior: Callable[[Any, Any], AsyncIterator[Any]], method: str) -> Callable[[Any, Any], AsyncIterator[Any]]:
-    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+def _generator(behavior: Callable[[Any, Any], AsyncGenerator[Any, None]], method: str) -> Callable[[Any, Any], Any]:
+    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        responses = behavior(request, context)
         try:
-            async for response in behavior(request, context):
-                yield response
-        except (asyncio.CancelledError, grpc.aio.AbortError):
+            async for response in responses:
+                await context.write(response)
+        except grpc.aio.AbortError:
             raise
+        except grpc.aio.InternalError:
+            log.debug("%s: the caller was gone before its answer was written", method)
         except Exception as error:
             await abort(context, error, method)
+        finally:
+            await responses.aclose()
 
     return call
 

@@ -94,6 +94,10 @@ class Planner:
         """Drops every waiting text of a model, and returns them."""
         return self.cancel(self._items_of(model))
 
+    def drop_all(self) -> list[Item]:
+        """Drops every waiting text, and returns them."""
+        return self.cancel(self._items_of(None))
+
     def waiting_of(self, model: str) -> int:
         """The number of texts that wait for a model."""
         return sum(item.state is ItemState.WAITING for item in self._items_of(model))
@@ -150,11 +154,11 @@ class Planner:
             self._retries.append(part)
         return []
 
-    def _items_of(self, model: str) -> list[Item]:
-        """Every text of a model in the heaps and among the retries, dropped ones included."""
-        heaps = [heap for key, clients in self._heaps.items() if key.model == model for heap in clients.values()]
+    def _items_of(self, model: str | None) -> list[Item]:
+        """Every text of a model, or of all, in the heaps and among the retries, dropped ones included."""
+        heaps = [heap for key, clients in self._heaps.items() if model in (None, key.model) for heap in clients.values()]
         queued = [item for heap in heaps for _, _, item in heap]
-        return queued + [item for batch in self._retries if batch.key.model == model for item in batch.items]
+        return queued + [item for batch in self._retries if model in (None, batch.key.model) for item in batch.items]
 
     def _push(self, item: Item) -> None:
         deadline = NO_DEADLINE if item.deadline_ns is None else item.deadline_ns

@@ -131,6 +131,13 @@ class ModelTask:
         self._registry.remove(name)
         log.info("model %s is unloaded", name)
 
+    async def close(self) -> None:
+        """Gives up the loads that are under way."""
+        loads = list(self._loads)
+        for load in loads:
+            load.cancel()
+        await asyncio.gather(*loads, return_exceptions=True)
+
     def on_model(self, name: str, loaded: LoadedModel | HubwireError | None) -> None:
         """Hears from the host that a model is back after its worker was replaced, waits for that, or could not be loaded again."""
         model = next((model for model in self._registry.all() if model.name == name), None)

@@ -58,6 +58,7 @@ class Dispatcher:
         self._in_flight: deque[_InFlight] = deque()
         self._number = 0
         self._idle = asyncio.Event()
+        self._closed: Callable[[], HubwireError] | None = None
         self._on_model = on_model
         self.worker = Supervisor(worker, self, clock)
 
@@ -75,15 +76,17 @@ class Dispatcher:
 
     def admit(self, tokens: int) -> Permit:
         """See Executor."""
+        if self._closed is not None:
+            raise self._closed()
         return self._admission.admit(tokens)
 
     async def admit_when_possible(self, tokens: int) -> Permit:
         """See Executor. Callers are served in turn."""
         async with self._room_turn:
-            while not self._admission.has_room(tokens):
+            while self._closed is None and not self._admission.has_room(tokens):
                 self._room.clear()
                 await self._room.wait()
-            return self._admission.admit(tokens)
+            return self.admit(tokens)
 
     def submit(self, items: Sequence[Item], permit: Permit) -> None:
         """See Executor."""
@@ -96,6 +99,17 @@ class Dispatcher:
         """See Executor."""
         for item in self._planner.cancel(items):
             self._release(item)
+
+    def close(self, error: Callable[[], HubwireError]) -> None:
+        """Answers everything that waits or runs with an error, and whatever comes after it."""
+        self._closed = error
+        self._room.set()
+        running = [item for entry in self._in_flight for item in entry.batch.running()]
+        for item in running:
+            item.sink.fail(item, error())
+        self._planner.cancel(running)
+        for item in self._planner.drop_all():
+            self._fail(item, error())
 
     # ModelHost (tasks/model.py)
 
