@@ -63,6 +63,27 @@ class Server:
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result(timeout=60)
 
 
+_FIGURES: list[str] = []
+
+
+@pytest.fixture
+def measured(request: pytest.FixtureRequest) -> Callable[[str, object], None]:
+    """Keeps a figure that a test measured, for the end of the report."""
+
+    def measured(name: str, value: object) -> None:
+        _FIGURES.append(f"{request.node.name}: {name}: {value}")
+
+    return measured
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints the figures that were measured."""
+    if _FIGURES:
+        terminalreporter.section("measured")
+        for line in _FIGURES:
+            terminalreporter.line(line)
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     """A server with the fake model."""

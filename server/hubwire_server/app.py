@@ -132,7 +132,7 @@ class App:
                 # Without this a second server on the same port would silently share its calls.
                 ("grpc.so_reuseport", 0),
                 # Clients may ping an idle connection every 20 s; gRPC's own default of 5 minutes would end it.
-                ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),
                 ("grpc.keepalive_permit_without_calls", 1),
             ],
         )

@@ -413,7 +413,9 @@ class EmbedTokensRequest(_message.Message):
     normalize: _builtins.bool
     """normalize scales each token's vector to length 1. Default false."""
     encoding: _common_pb2.VectorEncoding.ValueType
-    """encoding is the form in which the vectors travel. Default VECTOR_ENCODING_FLOAT. VECTOR_ENCODING_INT8_BYTES has one scale a text here."""
+    """encoding is the form in which the vectors travel. Default VECTOR_ENCODING_FLOAT. Here VECTOR_ENCODING_INT8_BYTES has one scale a text, and
+    VECTOR_ENCODING_BINARY_BYTES begins each token's row on a byte of its own.
+    """
     offset_unit: _common_pb2.OffsetUnit.ValueType
     """offset_unit is the unit of the spans. Default OFFSET_UNIT_CODE_POINT."""
     @_builtins.property

@@ -1,0 +1,214 @@
+"""The front as a process of its own: `hubwire serve` with the embedded model, started, killed and stopped as an operator would."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import hubwire
+import hubwire.aio
+import numpy as np
+import psutil
+import pytest
+from hubwire.v1 import embedding_pb2, embedding_pb2_grpc
+from tests.rpc.conftest import read_error
+
+MAX_FRONT_BYTES = 150_000_000
+MAX_SECONDS_TO_ACCEPT = 3.0
+MAX_SECONDS_TO_RECOVER = 20.0
+
+# The front itself, with one thing more: it tells its modules when it is asked to.
+FRONT = textwrap.dedent(
+    """
+    import json, pathlib, signal, sys
+    signal.signal(signal.SIGUSR1, lambda *_: pathlib.Path(sys.argv[1]).write_text(json.dumps(sorted(sys.modules))))
+    from hubwire_server.__main__ import main
+    sys.exit(main(["--address", sys.argv[2], "--shutdown-grace-s", "5"]))
+    """
+)
+
+
+class Front:
+    """A running front."""
+
+    def __init__(self, process: subprocess.Popen, address: str, started: float, modules: Path) -> None:
+        self.process = process
+        self.address = address
+        self.started = started
+        self._modules = modules
+
+    def modules(self) -> set[str]:
+        """What the front has imported by now."""
+        self._modules.unlink(missing_ok=True)
+        self.process.send_signal(signal.SIGUSR1)
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            try:
+                return set(json.loads(self._modules.read_text()))
+            except (FileNotFoundError, json.JSONDecodeError):
+                time.sleep(0.01)
+        raise TimeoutError
+
+    def workers(self) -> list[psutil.Process]:
+        """Its worker processes."""
+        return psutil.Process(self.process.pid).children()
+
+
+@contextmanager
+def front(folder: Path) -> Iterator[Front]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    modules = folder / "modules.json"
+    log = (folder / "log").open("wb")
+    # Away from the variables and the folder of whoever runs the tests.
+    environment = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+    started = time.monotonic()
+    process = subprocess.Popen([sys.executable, "-c", FRONT, str(modules), address], cwd=folder, env=environment, stderr=log)
+    try:
+        yield Front(process, address, started, modules)
+    finally:
+        process.kill()
+        process.wait(timeout=10)
+        log.close()
+
+
+def wait_until_serving(client: hubwire.Client, timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            if client.health() == "SERVING":
+                return
+        except hubwire.UnavailableError:
+            pass  # it does not listen yet
+        assert time.monotonic() < deadline, "the model was not ready in time"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory) -> Iterator[Front]:
+    """A front whose model is ready."""
+    with front(tmp_path_factory.mktemp("front")) as started, hubwire.Client(started.address) as client:
+        wait_until_serving(client)
+        yield started
+
+
+def test_it_accepts_calls_at_once_and_refuses_them_with_a_delay_until_the_model_is_ready(tmp_path, measured):
+    with front(tmp_path) as started, grpc.insecure_channel(started.address) as channel:
+        stub = embedding_pb2_grpc.EmbeddingServiceStub(channel)
+        request = embedding_pb2.EmbedRequest(texts=["hello"])
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.Embed(request, wait_for_ready=True, timeout=20)
+        accepted_s = time.monotonic() - started.started
+        details = read_error(caught.value)
+        assert (details.code, details.reason) == ("UNAVAILABLE", "MODEL_NOT_READY")
+        assert details.retry_ms > 0
+        measured("seconds until calls are accepted", round(accepted_s, 2))
+        assert accepted_s < MAX_SECONDS_TO_ACCEPT
+        # The client waits as it is told, and gets its answer.
+        with hubwire.Client(started.address, max_attempts=100) as client:
+            assert client.embed(["hello"]).shape == (1, 384)
+        measured("seconds until the first vector", round(time.monotonic() - started.started, 2))
+
+
+def test_it_holds_no_engine_and_little_memory(running, measured):
+    with hubwire.Client(running.address) as client:
+        client.embed([f"text number {index}" for index in range(200)])
+        client.embed_tokens(["hello world"])
+        list(client.stream_embed(f"text {index}" for index in range(500)))
+    modules = running.modules()
+    assert {"hubwire_server.app", "grpc"} <= modules
+    engines = {name for name in modules if name.split(".")[0] in {"torch", "transformers", "onnxruntime", "sentence_transformers", "tokenizers"}}
+    assert engines == set()
+    resident = psutil.Process(running.process.pid).memory_info().rss
+    measured("resident bytes of the front", resident)
+    assert resident < MAX_FRONT_BYTES
+    maps = Path(f"/proc/{running.process.pid}/maps")
+    if maps.exists():  # Linux
+        assert "libtorch" not in maps.read_text()
+
+
+def test_killing_the_worker_under_load_loses_nothing_and_health_answers_throughout(running, measured):
+    """kill -9 of the real worker, with callers that never retry."""
+
+    async def run() -> float:
+        async with hubwire.aio.Client(running.address, max_attempts=1, timeout_s=60) as client:
+            texts = [f"a text about the number {index}, of some length" for index in range(240)]
+            expected = await client.embed(texts)
+            answers: dict[int, np.ndarray] = {}
+
+            async def caller(start: int) -> None:
+                for index in range(start, len(texts), 12):
+                    answers[index] = (await client.embed([texts[index]]))[0]
+
+            calls = [asyncio.create_task(caller(start)) for start in range(12)]
+            while len(answers) < 20:
+                await asyncio.sleep(0.005)
+            (worker,) = running.workers()
+            worker.kill()
+            killed = time.monotonic()
+            states = []
+            slowest = 0.0
+            while not states or states[-1] != "SERVING" or "NOT_SERVING" not in states:
+                asked = time.monotonic()
+                states.append(await client.health())
+                slowest = max(slowest, time.monotonic() - asked)
+                await asyncio.sleep(0.02)
+            recovered = time.monotonic() - killed
+            assert slowest < 1.0
+            await asyncio.gather(*calls)
+            assert len(answers) == len(texts)
+            cosines = [float(answers[index] @ expected[index]) for index in answers]
+            assert min(cosines) > 0.99999
+            return recovered
+
+    recovered = asyncio.run(run())
+    measured("seconds until the service was back", round(recovered, 2))
+    assert recovered < MAX_SECONDS_TO_RECOVER
+
+
+def test_the_worker_ends_with_a_front_that_is_killed(tmp_path):
+    with front(tmp_path) as started:
+        deadline = time.monotonic() + 10
+        while not (workers := started.workers()):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        started.process.kill()
+        _, alive = psutil.wait_procs(workers, timeout=10)
+        assert alive == []
+
+
+def test_sigterm_drains_and_exits_with_0(tmp_path):
+    with front(tmp_path) as started, hubwire.Client(started.address, max_attempts=100) as client:
+        client.embed(["warm"])
+        channel = grpc.insecure_channel(started.address)
+        call = embedding_pb2_grpc.EmbeddingServiceStub(channel).Embed.future(
+            embedding_pb2.EmbedRequest(texts=[f"text {index}" * 20 for index in range(64)]), timeout=30
+        )
+        time.sleep(0.05)
+        started.process.send_signal(signal.SIGTERM)
+        assert len(call.result().vectors) == 64
+        channel.close()
+        client.close()
+        assert started.process.wait(timeout=20) == 0
+
+
+def test_a_second_server_on_the_same_address_says_so_and_exits_with_1(running):
+    ended = subprocess.run(
+        [sys.executable, "-m", "hubwire_server", "--address", running.address], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert ended.returncode == 1
+    assert "cannot listen" in ended.stderr
+    assert "hint:" in ended.stderr
+    assert "Traceback" not in ended.stderr
