@@ -7,7 +7,7 @@ Errors: a value that does not fit raises NativeError, a ValueError whose `reason
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,8 @@ class NativeError(ValueError):
 
     reason: str
     index: int | None
+    reasons: ClassVar[tuple[str, ...]]
+    """Every reason that there is."""
 
 @final
 class RaggedBatch:

@@ -6,7 +6,7 @@
 use std::cmp;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use tokenizers::{Encoding, Model, OffsetType, PostProcessor, PreTokenizedString, PreTokenizer, Tokenizer as Inner, TruncationDirection};
+use tokenizers::{Encoding, Model, OffsetType, PostProcessor, PreTokenizer, Tokenizer as Inner, TruncationDirection};
 
 use crate::error::{Error, Reason, Result};
 use crate::parallel;
@@ -166,23 +166,24 @@ impl Tokenizer {
         special_tokens: usize,
         options: &Options,
     ) -> tokenizers::Result<(Encoding, usize)> {
-        let first = self.encode_sequence(text, 0, options)?;
-        let second = pair.map(|pair| self.encode_sequence(pair, 1, options)).transpose()?;
+        let mut first = self.encode_sequence(text, 0, options)?;
+        let mut second = pair.map(|pair| self.encode_sequence(pair, 1, options)).transpose()?;
         let token_count = first.len() + second.as_ref().map_or(0, Encoding::len) + special_tokens;
 
-        let (first, second) = match options.max_tokens {
-            Some(max_tokens) if token_count > max_tokens => {
-                let limits = Limits { max_tokens, room: max_tokens - special_tokens };
-                self.truncate(first, second, limits, [text, pair.unwrap_or_default()], options.truncation_side)?
-            }
-            _ => (first, second),
-        };
+        if let Some(max_tokens) = options.max_tokens
+            && token_count > max_tokens
+        {
+            truncate(&mut first, second.as_mut(), max_tokens - special_tokens, options.truncation_side);
+        }
         Ok((self.inner.post_process(first, second, options.add_special_tokens)?, token_count))
     }
 
     /// The tokens of one text, without special tokens.
     fn encode_sequence(&self, text: &str, type_id: u32, options: &Options) -> tokenizers::Result<Encoding> {
-        let mut sequence = self.split(text)?;
+        let mut sequence = self.inner.get_added_vocabulary().extract_and_normalize(self.inner.get_normalizer(), text);
+        if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
+            pre_tokenizer.pre_tokenize(&mut sequence)?;
+        }
         self.inner.get_model().tokenize_in_pretokenized(&mut sequence, None)?;
         // The library finds code points through a hash map of all bytes. In ASCII text they are the bytes.
         let offsets = match options.spans {
@@ -192,57 +193,24 @@ impl Tokenizer {
         };
         sequence.into_encoding(None, type_id, offsets)
     }
-
-    /// One text, normalized and split into words that the model has not seen yet.
-    fn split(&self, text: &str) -> tokenizers::Result<PreTokenizedString> {
-        let mut sequence = self.inner.get_added_vocabulary().extract_and_normalize(self.inner.get_normalizer(), text);
-        if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
-            pre_tokenizer.pre_tokenize(&mut sequence)?;
-        }
-        Ok(sequence)
-    }
-
-    /// Cuts one text or a pair to `room` tokens, of a pair the longer side first.
-    fn truncate(
-        &self,
-        mut first: Encoding,
-        second: Option<Encoding>,
-        limits: Limits,
-        texts: [&str; 2],
-        side: TruncationSide,
-    ) -> tokenizers::Result<(Encoding, Option<Encoding>)> {
-        let direction = match side {
-            TruncationSide::Left => TruncationDirection::Left,
-            TruncationSide::Right => TruncationDirection::Right,
-        };
-        let Some(mut second) = second else {
-            cut(&mut first, limits.room, direction);
-            return Ok((first, None));
-        };
-        // The library stops to tokenize a side once it has max_tokens of it, at the end of a word. Of two sides that are both cut, the one
-        // that was then the longer gets the odd token: to agree with it, the lengths are taken as it sees them.
-        let (mut lengths, both_cut) = ([first.len(), second.len()], first.len().min(second.len()) >= limits.max_tokens);
-        if both_cut && limits.room % 2 == 1 {
-            for (length, text) in lengths.iter_mut().zip(texts) {
-                let mut sequence = self.split(text)?;
-                self.inner.get_model().tokenize_in_pretokenized(&mut sequence, Some((limits.max_tokens, direction)))?;
-                *length = sequence.into_encoding(None, 0, OffsetType::None)?.len();
-            }
-        }
-        let [first_room, second_room] = share(lengths, limits.room);
-        cut(&mut first, first_room, direction);
-        cut(&mut second, second_room, direction);
-        Ok((first, Some(second)))
-    }
 }
 
-/// The sizes to which a text or pair is cut.
-#[derive(Clone, Copy)]
-struct Limits {
-    /// The limit that the caller gave.
-    max_tokens: usize,
-    /// What remains of it beside the special tokens.
-    room: usize,
+/// Cuts one text or a pair to `room` tokens, of a pair the longer side first. The library would do it inside `post_process`, and compare
+/// the sides after it has stopped to tokenize each of them at its limit (version 0.23.2); 0.23.3, which is published for Python alone,
+/// compares what they really have, as is done here.
+fn truncate(first: &mut Encoding, second: Option<&mut Encoding>, room: usize, side: TruncationSide) {
+    let direction = match side {
+        TruncationSide::Left => TruncationDirection::Left,
+        TruncationSide::Right => TruncationDirection::Right,
+    };
+    match second {
+        None => cut(first, room, direction),
+        Some(second) => {
+            let [first_room, second_room] = share([first.len(), second.len()], room);
+            cut(first, first_room, direction);
+            cut(second, second_room, direction);
+        }
+    }
 }
 
 /// How many tokens each side of a pair keeps: the shorter one all of them while the longer one can pay, then both the half.

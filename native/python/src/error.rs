@@ -3,6 +3,7 @@
 use hubwire_core::{Error, Reason};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 pyo3::create_exception!(hubwire_server._native, NativeError, PyValueError, "A value that the core refuses.");
 
@@ -11,6 +12,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let class = module.py().get_type::<NativeError>();
     class.setattr("reason", "")?;
     class.setattr("index", module.py().None())?;
+    class.setattr("reasons", PyTuple::new(module.py(), Reason::ALL.map(Reason::name))?)?;
     module.add("NativeError", class)
 }
 
