@@ -1,0 +1,84 @@
+"""Pooling of one batch of hidden states, shape (32, 128, 384), on one thread: ours against torch and numpy.
+
+A fifth of the positions is padding, which is the most that the scheduler lets into a batch; `full` has none.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from hubwire_server._native import pool_padded
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # What its import warns of is not ours.
+    import torch
+
+SHAPE = (32, 128, 384)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Keeps torch to the thread that calls it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def hidden() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def mask() -> np.ndarray:
+    lengths = np.linspace(77, 128, SHAPE[0]).astype(np.int64)
+    return (np.arange(SHAPE[1]) < lengths[:, None]).astype(np.int64)
+
+
+def torch_mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return (hidden * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
+
+
+def torch_max(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return hidden.masked_fill((mask == 0).unsqueeze(-1), float("-inf")).max(1).values
+
+
+def numpy_mean(hidden: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    return (hidden * mask[:, :, None].astype(np.float32)).sum(1) / mask.sum(1, keepdims=True)
+
+
+def test_mean_against_torch(compare: Callable[..., float], hidden: np.ndarray, mask: np.ndarray) -> None:
+    tensors = torch.from_numpy(hidden), torch.from_numpy(mask)
+    np.testing.assert_allclose(pool_padded(hidden, mask), torch_mean(*tensors).numpy(), atol=1e-5)
+    compare("pooling_mean_vs_torch", lambda: pool_padded(hidden, mask), lambda: torch_mean(*tensors), rounds=100)
+
+
+def test_full_mean_against_torch(compare: Callable[..., float], hidden: np.ndarray) -> None:
+    mask = np.ones(SHAPE[:2], np.int64)
+    tensors = torch.from_numpy(hidden), torch.from_numpy(mask)
+    compare("pooling_full_mean_vs_torch", lambda: pool_padded(hidden, mask), lambda: torch_mean(*tensors), rounds=100)
+
+
+def test_max_against_torch(compare: Callable[..., float], hidden: np.ndarray, mask: np.ndarray) -> None:
+    tensors = torch.from_numpy(hidden), torch.from_numpy(mask)
+    np.testing.assert_array_equal(pool_padded(hidden, mask, mode="max"), torch_max(*tensors).numpy())
+    compare("pooling_max_vs_torch", lambda: pool_padded(hidden, mask, mode="max"), lambda: torch_max(*tensors), rounds=100)
+
+
+def test_mean_against_numpy(compare: Callable[..., float], hidden: np.ndarray, mask: np.ndarray) -> None:
+    np.testing.assert_allclose(pool_padded(hidden, mask), numpy_mean(hidden, mask), atol=1e-5)
+    compare("pooling_mean_vs_numpy", lambda: pool_padded(hidden, mask), lambda: numpy_mean(hidden, mask), rounds=100)
+
+
+def test_normalized_mean_against_torch(compare: Callable[..., float], hidden: np.ndarray, mask: np.ndarray) -> None:
+    tensors = torch.from_numpy(hidden), torch.from_numpy(mask)
+
+    def baseline() -> torch.Tensor:
+        return torch.nn.functional.normalize(torch_mean(*tensors), dim=1)
+
+    np.testing.assert_allclose(pool_padded(hidden, mask, normalize=True), baseline().numpy(), atol=1e-5)
+    compare("pooling_normalized_mean_vs_torch", lambda: pool_padded(hidden, mask, normalize=True), baseline, rounds=100)
