@@ -36,12 +36,19 @@ def export_tokenizer(path: Path, *, allow_remote_code: bool = False, lowercase: 
             tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=allow_remote_code, local_files_only=True)
     except Exception as error:
         # The tokenizers of transformers raise bare Exception too.
-        line = next(iter(str(error).splitlines()), type(error).__name__)
+        if "trust_remote_code" in str(error):
+            raise HubwireError(
+                Reason.MODEL_NOT_ALLOWED, "the tokenizer comes with its own Python code; the flag --allow-remote-code permits running it"
+            ) from error
+        line = next(iter(str(error).splitlines()), type(error).__name__).replace(str(path), path.name)
         raise HubwireError(Reason.MODEL_LOAD_FAILED, f"transformers cannot load the tokenizer: {line[:300]}") from error
     if not tokenizer.is_fast:
         raise HubwireError(
             Reason.MODEL_NOT_SUPPORTED, f"the tokenizer {type(tokenizer).__name__} runs in Python alone and has no JSON form"
         )
+    if not _has_vocabulary(path, type(tokenizer).vocab_files_names):
+        # transformers makes a tokenizer of nothing in this case, which turns every word into [UNK].
+        raise HubwireError(Reason.MODEL_NOT_SUPPORTED, "the model folder has no tokenizer: expected tokenizer.json")
     text = tokenizer.backend_tokenizer.to_str()
     return ExportedTokenizer(
         json=_with_lowercase(text) if lowercase else text,
@@ -49,6 +56,12 @@ def export_tokenizer(path: Path, *, allow_remote_code: bool = False, lowercase: 
         special_ids=tuple(sorted(set(tokenizer.all_special_ids))),
         has_chat_template=bool(tokenizer.chat_template),
     )
+
+
+def _has_vocabulary(path: Path, file_names: dict[str, str]) -> bool:
+    """Whether the folder holds a file with a vocabulary: one that the tokenizer's class names, or one that transformers converts."""
+    names = {*file_names.values(), "tokenizer.json", "tekken.json"}
+    return any(file.name in names or file.suffix in (".model", ".tiktoken") for file in path.iterdir())
 
 
 def _with_lowercase(text: str) -> str:

@@ -28,9 +28,9 @@ def load(path: Path, options: LoadOptions) -> TorchBackend:
     """
     torch.set_num_threads(max(1, options.threads))
     device = resolve_device(options.device)
-    body = load_body(path, options, device, resolve_dtype(options.dtype, device))
+    dtype = resolve_dtype(options.dtype, device)
     try:
-        return TorchBackend(body)
+        return TorchBackend(load_body(path, options, device, dtype))
     except torch.OutOfMemoryError as error:
         raise HubwireError(Reason.MODEL_LOAD_FAILED, f"the device {device} has too little memory for the model") from error
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import pickle
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers.utils.logging as transformers_logging
-from safetensors import SafetensorError
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
 from transformers.models.auto.modeling_auto import AutoModel
 
@@ -53,8 +51,10 @@ def load_body(path: Path, options: LoadOptions, device: torch.device, dtype: tor
                 local_files_only=True,
                 output_loading_info=True,
             )
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
-            raise HubwireError(Reason.MODEL_LOAD_FAILED, f"transformers cannot load the model: {_one_line(error)}") from error
+        except Exception as error:
+            # Broken files and models with code of their own raise whatever they lead to.
+            line = _one_line(error).replace(str(path), path.name)
+            raise HubwireError(Reason.MODEL_LOAD_FAILED, f"transformers cannot load the model: {line}") from error
     _refuse_missing_weights(info)
     return body.eval().requires_grad_(False).to(device)
 
