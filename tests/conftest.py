@@ -11,7 +11,6 @@ from typing import Any
 
 import grpc
 import pytest
-
 from hubwire_server.testing import RunningServer, running_server
 
 
@@ -61,6 +60,17 @@ class Server:
             return await result if asyncio.iscoroutine(result) else result
 
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result(timeout=60)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the length of the soak."""
+    parser.addoption("--soak-texts", type=int, default=2_000, help="texts in the long stream (default: %(default)s)")
+
+
+@pytest.fixture
+def soak_texts(request: pytest.FixtureRequest) -> int:
+    """How many texts the long stream has."""
+    return int(request.config.getoption("--soak-texts"))
 
 
 _FIGURES: list[str] = []

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import signal
-import socket
 import subprocess
 import sys
-import textwrap
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -22,86 +16,13 @@ import numpy as np
 import psutil
 import pytest
 from hubwire.v1 import embedding_pb2, embedding_pb2_grpc
+
+from tests.faults.front import front
 from tests.rpc.conftest import read_error
 
 MAX_FRONT_BYTES = 150_000_000
 MAX_SECONDS_TO_ACCEPT = 3.0
 MAX_SECONDS_TO_RECOVER = 20.0
-
-# The front itself, with one thing more: it tells its modules when it is asked to.
-FRONT = textwrap.dedent(
-    """
-    import json, pathlib, signal, sys
-    signal.signal(signal.SIGUSR1, lambda *_: pathlib.Path(sys.argv[1]).write_text(json.dumps(sorted(sys.modules))))
-    from hubwire_server.__main__ import main
-    sys.exit(main(["--address", sys.argv[2], "--shutdown-grace-s", "5"]))
-    """
-)
-
-
-class Front:
-    """A running front."""
-
-    def __init__(self, process: subprocess.Popen, address: str, started: float, modules: Path) -> None:
-        self.process = process
-        self.address = address
-        self.started = started
-        self._modules = modules
-
-    def modules(self) -> set[str]:
-        """What the front has imported by now."""
-        self._modules.unlink(missing_ok=True)
-        self.process.send_signal(signal.SIGUSR1)
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            try:
-                return set(json.loads(self._modules.read_text()))
-            except (FileNotFoundError, json.JSONDecodeError):
-                time.sleep(0.01)
-        raise TimeoutError
-
-    def workers(self) -> list[psutil.Process]:
-        """Its worker processes."""
-        return psutil.Process(self.process.pid).children()
-
-
-@contextmanager
-def front(folder: Path) -> Iterator[Front]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    modules = folder / "modules.json"
-    log = (folder / "log").open("wb")
-    # Away from the variables and the folder of whoever runs the tests.
-    environment = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
-    started = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-c", FRONT, str(modules), address], cwd=folder, env=environment, stderr=log)
-    try:
-        yield Front(process, address, started, modules)
-    finally:
-        process.kill()
-        process.wait(timeout=10)
-        log.close()
-
-
-def wait_until_serving(client: hubwire.Client, timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            if client.health() == "SERVING":
-                return
-        except hubwire.UnavailableError:
-            pass  # it does not listen yet
-        assert time.monotonic() < deadline, "the model was not ready in time"
-        time.sleep(0.02)
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory) -> Iterator[Front]:
-    """A front whose model is ready."""
-    with front(tmp_path_factory.mktemp("front")) as started, hubwire.Client(started.address) as client:
-        wait_until_serving(client)
-        yield started
 
 
 def test_it_accepts_calls_at_once_and_refuses_them_with_a_delay_until_the_model_is_ready(tmp_path, measured):
@@ -129,7 +50,9 @@ def test_it_holds_no_engine_and_little_memory(running, measured):
         list(client.stream_embed(f"text {index}" for index in range(500)))
     modules = running.modules()
     assert {"hubwire_server.app", "grpc"} <= modules
-    engines = {name for name in modules if name.split(".")[0] in {"torch", "transformers", "onnxruntime", "sentence_transformers", "tokenizers"}}
+    engines = {
+        name for name in modules if name.split(".")[0] in {"torch", "transformers", "onnxruntime", "sentence_transformers", "tokenizers"}
+    }
     assert engines == set()
     resident = psutil.Process(running.process.pid).memory_info().rss
     measured("resident bytes of the front", resident)

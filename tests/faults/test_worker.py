@@ -14,14 +14,14 @@ import hubwire.aio
 import numpy as np
 import pytest
 from hubwire.v1 import embedding_pb2, embedding_pb2_grpc
-from tests.conftest import serve
-from tests.rpc.conftest import read_status
-
 from hubwire_server.errors import Reason
 from hubwire_server.settings import ModelArgument, Settings
 from hubwire_server.testing import running_server
 from hubwire_server.workers.dispatcher import MAX_IN_FLIGHT
 from hubwire_server.workers.supervisor import WorkerOptions
+
+from tests.conftest import serve
+from tests.rpc.conftest import read_status
 
 
 def kill_worker(server) -> None:
@@ -138,6 +138,7 @@ async def test_a_unary_call_whose_deadline_passes_leaves_nothing_in_the_queue():
 
 async def test_a_large_stream_delays_a_single_call_by_no_more_than_the_batches_on_the_device():
     async with running_server() as server, hubwire.aio.Client(server.address) as streaming, hubwire.aio.Client(server.address) as single:
+
         async def stream() -> int:
             return len([id_ async for id_, _ in streaming.stream_embed(["slow " + "w1 " * 20] * 600)])
 

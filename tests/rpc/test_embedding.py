@@ -9,10 +9,10 @@ import grpc
 import numpy as np
 import pytest
 from hubwire.v1 import common_pb2, embedding_pb2
+from hubwire_server.settings import Settings
+
 from tests.conftest import serve
 from tests.rpc.conftest import read_error, read_status
-
-from hubwire_server.settings import Settings
 
 TEXTS = ["w1", "w2 w3 w4", "w5 unknown w6 w7 w8 w9"]
 ENCODINGS = {
@@ -272,7 +272,8 @@ def test_a_stream_waits_for_room_where_a_single_call_is_refused():
 
 def test_concurrent_callers_share_batches_and_each_gets_its_own_vectors(embedding):
     futures = [
-        embedding.Embed.future(embedding_pb2.EmbedRequest(texts=[f"w{index}", f"w{index} w{index + 1}"]), timeout=60) for index in range(200)
+        embedding.Embed.future(embedding_pb2.EmbedRequest(texts=[f"w{index}", f"w{index} w{index + 1}"]), timeout=60)
+        for index in range(200)
     ]
     expected = matrix(ask(embedding, [f"w{index}" for index in range(200)]))
     for index, future in enumerate(futures):

@@ -14,13 +14,13 @@ import hubwire
 import pytest
 from hubwire.v1 import embedding_pb2 as embedding
 from hubwire.v1 import embedding_pb2_grpc, model_pb2, model_pb2_grpc
-from tests.conftest import Server, serve
-from tests.rpc.conftest import Details, read_error
-
 from hubwire_server.errors import REASONS, HubwireError, Reason
 from hubwire_server.settings import Settings
 from hubwire_server.tasks.embedding import EmbeddingTask, EmbedRequest
 from hubwire_server.tasks.texts import Caller, TextLimits, Texts
+
+from tests.conftest import Server, serve
+from tests.rpc.conftest import Details, read_error
 
 Call = Callable[[Server], object]
 
@@ -108,7 +108,7 @@ def shut_down(server: Server) -> object:
 
 
 def expired(server: Server) -> object:
-    """A text whose deadline passes while it waits. Through gRPC the client's own clock ends the call first, so this one goes in by the task."""
+    """A text whose deadline passes while it waits. Through gRPC the client's own clock would end the call first: this goes in by the task."""
 
     async def run() -> object:
         texts = Texts(TextLimits(max_texts=9, max_text_bytes=99), threads=1)
@@ -141,7 +141,9 @@ CASES = [
     Case("unknown encoding of tokens", Reason.ENUM_UNKNOWN, embed_tokens("w1", encoding=9), "encoding"),
     Case("unknown task", Reason.ENUM_UNKNOWN, load(source="x", task=99), "task"),
     Case("too many dimensions", Reason.VALUE_OUT_OF_RANGE, embed("w1", dimensions=9), "options.dimensions"),
-    Case("truncation above the model", Reason.VALUE_OUT_OF_RANGE, embed("w1", truncation={"max_tokens": 33}), "options.truncation.max_tokens"),
+    Case(
+        "truncation above the model", Reason.VALUE_OUT_OF_RANGE, embed("w1", truncation={"max_tokens": 33}), "options.truncation.max_tokens"
+    ),
     Case("truncation to nothing", Reason.VALUE_OUT_OF_RANGE, embed("w1", truncation={"max_tokens": 2}), "options.truncation.max_tokens"),
     Case("truncation of tokens", Reason.VALUE_OUT_OF_RANGE, embed_tokens("w1", truncation={"max_tokens": 99}), "truncation.max_tokens"),
     Case("an empty text", Reason.TEXT_EMPTY, embed("w1", ""), "texts[1]"),

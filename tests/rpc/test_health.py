@@ -11,6 +11,7 @@ from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 from hubwire.v1 import embedding_pb2
+
 from tests.conftest import serve
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -57,7 +58,9 @@ def test_while_the_worker_is_replaced_nothing_serves_and_then_it_does_again():
         watch = health_pb2_grpc.HealthStub(server.channel).Watch(health_pb2.HealthCheckRequest(), timeout=30)
         assert next(watch).status == SERVING
         with pytest.raises(grpc.RpcError):
-            server.channel.unary_unary("/hubwire.v1.EmbeddingService/Embed")(embedding_pb2.EmbedRequest(texts=["crash"]).SerializeToString())
+            server.channel.unary_unary("/hubwire.v1.EmbeddingService/Embed")(
+                embedding_pb2.EmbedRequest(texts=["crash"]).SerializeToString()
+            )
         assert next(watch).status == NOT_SERVING
         assert next(watch).status == SERVING
         watch.cancel()

