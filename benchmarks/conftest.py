@@ -1,7 +1,8 @@
 """What every benchmark shares: ratios within one run, and where they go.
 
-Absolute times move with the machine. So each benchmark measures ours and a baseline in turn, in one interleaved run, and what counts is the ratio of
-the medians. pytest-benchmark keeps ours; the ratio is in its extra_info, is printed at the end, and is what gate.py compares with recorded.json.
+Absolute times move with the machine. So each benchmark measures ours and a baseline in turn, in one interleaved run, and what counts is the
+ratio of the medians. pytest-benchmark keeps ours; the ratio is in its extra_info, is printed at the end, and is what gate.py compares with
+recorded.json.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The gate: a ratio that fell by more than a third of what is recorded fails the build.
 
     python benchmarks/gate.py RESULTS.json            compares the results of a run with recorded.json
-    python benchmarks/gate.py RESULTS.json --record   writes recorded.json from them, with the machine, the commit and the options of the run
+    python benchmarks/gate.py RESULTS.json --record   writes recorded.json from them, with the machine, the commit and the options of the
+    run
 
 RESULTS.json is what pytest-benchmark writes with --benchmark-json.
 """

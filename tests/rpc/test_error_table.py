@@ -108,7 +108,8 @@ def shut_down(server: Server) -> object:
 
 
 def expired(server: Server) -> object:
-    """A text whose deadline passes while it waits. Through gRPC the client's own clock would end the call first: this goes in by the task."""
+    """A text whose deadline passes while it waits. Through gRPC the client's own clock would end the call first: this goes in by the
+    task."""
 
     async def run() -> object:
         texts = Texts(TextLimits(max_texts=9, max_text_bytes=99), threads=1)

@@ -1,4 +1,4 @@
-"""The checks of the contract can fail: a broken field, a missing comment, an import of one room by another."""
+"""The contract and the rules of the house: what checks them can fail."""
 
 from __future__ import annotations
 
@@ -72,9 +72,10 @@ def test_every_comment_of_the_contract_begins_with_the_name_it_documents():
 
 
 def test_the_environment_is_read_in_settings_alone():
-    readers = []
-    for path in (ROOT / "server").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv"):
-                readers.append(path.relative_to(ROOT / "server/hubwire_server").as_posix())
-    assert set(readers) == {"settings.py"}
+    readers = {
+        path.relative_to(ROOT / "server/hubwire_server").as_posix()
+        for path in (ROOT / "server").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
+    }
+    assert readers == {"settings.py"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from hubwire_server.settings import ModelArgument, Settings, parse
 
 
