@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from hubwire_server.backends.base import LoadOptions, RaggedBatch
 from hubwire_server.backends.torch import TorchBackend, detect_device, load
 from hubwire_server.errors import HubwireError, Reason
@@ -115,6 +116,14 @@ def test_what_is_allowed_is_loaded(folder: Path, change: Callable[[Path], Any], 
     backend = load(folder, options)
     assert backend.description.architecture == architecture
     assert np.array_equal(backend.forward(batch)[0], expected)
+
+
+def test_a_model_that_reads_no_tokens_is_refused(tmp_path: Path) -> None:
+    config = transformers.CanineConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48)
+    transformers.CanineModel(config).save_pretrained(tmp_path)
+    with pytest.raises(HubwireError, match="no table of token embeddings") as caught:
+        load(tmp_path, OPTIONS)
+    assert caught.value.reason is Reason.MODEL_NOT_SUPPORTED
 
 
 def test_a_pickle_that_runs_code_is_refused_even_where_pickles_are_allowed(folder: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from hubwire_server.backends.base import BackendDescription, LoadOptions, Ragged
 from hubwire_server.backends.torch.check import choose_encoder
 from hubwire_server.backends.torch.devices import resolve_device, resolve_dtype
 from hubwire_server.backends.torch.model import load_body, max_tokens
+from hubwire_server.backends.torch.packed import vocabulary_size
 from hubwire_server.errors import HubwireError, Reason
 
 MEMORY_RETRY_AFTER_MS = 1000
@@ -44,7 +45,7 @@ class TorchBackend:
         with torch.inference_mode():
             choice = choose_encoder(body, limit)
         self._encoder = choice.encoder
-        self._vocabulary_size = int(body.get_input_embeddings().weight.shape[0])
+        self._vocabulary_size = vocabulary_size(body)
         self._host = torch.empty(0, dtype=body.dtype)
         self.description = BackendDescription(
             backend="torch",

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from hubwire_server.backends.base import RaggedBatch
 from hubwire_server.backends.torch.attention import PackingError
-from hubwire_server.backends.torch.packed import PackedEncoder
+from hubwire_server.backends.torch.packed import PackedEncoder, vocabulary_size
 from hubwire_server.backends.torch.padded import PaddedEncoder
 from hubwire_server.errors import HubwireError, Reason
 
@@ -138,7 +138,7 @@ def _probe(body: Any, max_tokens: int) -> RaggedBatch:
         for name in ("pad", "bos", "eos", "sep", "cls", "mask", "unk")
         if isinstance(value := getattr(body.config, f"{name}_token_id", None), int)
     }
-    vocabulary = np.setdiff1d(np.arange(body.get_input_embeddings().weight.shape[0]), list(special))
+    vocabulary = np.setdiff1d(np.arange(vocabulary_size(body)), list(special))
     segments = min(2, max(1, getattr(body.config, "type_vocab_size", 1) or 1))
     return RaggedBatch(
         ids=generator.choice(vocabulary, offsets[-1]).astype(np.int32),

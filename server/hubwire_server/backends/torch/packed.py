@@ -19,6 +19,7 @@ from torch import Tensor
 
 from hubwire_server.backends.base import RaggedBatch
 from hubwire_server.backends.torch.attention import PACKED, Bounds, PackingError
+from hubwire_server.errors import HubwireError, Reason
 
 MAX_BIASED_TOKENS = 1024
 """The longest row of a model with a relative position bias (T5): that bias is a (heads, T, T) tensor, 50 MB at 12 heads and this length."""
@@ -122,6 +123,16 @@ class PackedEncoder:
 def takes_type_ids(body: Any) -> bool:
     """Whether the model has an embedding for more than one segment. One with a single segment adds the same vector to every token."""
     return "token_type_ids" in inspect.signature(type(body).forward).parameters and getattr(body.config, "type_vocab_size", 0) > 1
+
+
+def vocabulary_size(body: Any) -> int:
+    """How many tokens have an embedding. Raises HubwireError (MODEL_NOT_SUPPORTED) for a model that embeds something else than tokens
+    (CANINE).
+    """
+    try:
+        return int(body.get_input_embeddings().weight.shape[0])
+    except (NotImplementedError, AttributeError) as error:
+        raise HubwireError(Reason.MODEL_NOT_SUPPORTED, f"{type(body).__name__} has no table of token embeddings") from error
 
 
 def positions_after_padding_idx(body: Any) -> int | None:
