@@ -32,10 +32,8 @@ def problems(measured: Mapping[str, float], recorded: Mapping[str, float]) -> li
     for name, expected in sorted(recorded.items()):
         if name not in measured:
             found.append(f"{name}: recorded as {expected:.2f}x, but not measured")
-        elif measured[name] < expected * (1 - ALLOWED_LOSS):
-            found.append(
-                f"{name}: {measured[name]:.2f}x, below {expected * (1 - ALLOWED_LOSS):.2f}x, which is two thirds of the recorded {expected:.2f}x"
-            )
+        elif measured[name] < (least := expected * (1 - ALLOWED_LOSS)):
+            found.append(f"{name}: {measured[name]:.2f}x, below {least:.2f}x, which is two thirds of the recorded {expected:.2f}x")
     found += [f"{name}: measured as {measured[name]:.2f}x, but not recorded" for name in sorted(set(measured) - set(recorded))]
     return found
 
