@@ -1,7 +1,7 @@
 //! Pooling: the vectors of the tokens of a text become one vector.
 //!
 //! A text is a list of runs, which are stretches of tokens that lie side by side in memory: one run in a ragged batch, one or more where a
-//! mask has holes. Tokens outside the runs are never read. Hidden states stream through once, in float32, four tokens at a time.
+//! mask has holes. Tokens outside the runs are never read. Hidden states stream through once, in float32.
 //!
 //! Finding NaN and infinity costs nothing for sums: one such value makes the sum NaN or infinite as well, so only the results are
 //! looked at, and the tokens of a text again where its result is not finite.
@@ -13,14 +13,15 @@ use half::{bf16, f16};
 use crate::error::{Error, Reason, Result};
 use crate::parallel;
 use crate::ragged::Offsets;
-use crate::simd::Kernels;
+use crate::simd::{Kernels, Rows, Weights};
 
 /// Below this many bytes of hidden states a second thread costs more than it saves: a thread takes about 30 us to start, in which one
 /// thread pools 0.3 MB that lie in memory, and 2 MB that lie in the cache.
 const BYTES_WORTH_A_THREAD: usize = 1 << 22;
 /// Texts are handed out to threads in so many pieces a thread, since texts differ in length.
 const PIECES_PER_THREAD: usize = 4;
-/// So many columns are pooled at a time: sums and four widened rows of them stay in the first-level cache.
+/// Other types than float32 are widened so many rows and columns at a time, which stay in the first-level cache.
+const ROWS: usize = 4;
 const COLUMNS: usize = 1024;
 
 /// How tokens become one vector. The names are those of sentence-transformers.
@@ -178,13 +179,13 @@ struct Pooler<'a> {
     width: usize,
     mode: Mode,
     kernels: Kernels,
-    /// Four rows of columns, widened to float32. Empty where the hidden states are float32.
+    /// Rows of columns, widened to float32. Empty where the hidden states are float32.
     widened: Vec<f32>,
 }
 
 impl<'a> Pooler<'a> {
     fn new(hidden: Hidden<'a>, width: usize, mode: Mode, kernels: Kernels) -> Self {
-        let widened = if matches!(hidden, Hidden::F32(_)) { Vec::new() } else { vec![0.0; 4 * width.min(COLUMNS)] };
+        let widened = if matches!(hidden, Hidden::F32(_)) { Vec::new() } else { vec![0.0; ROWS * width.min(COLUMNS)] };
         Self { hidden, width, mode, kernels, widened }
     }
 
@@ -222,7 +223,7 @@ impl<'a> Pooler<'a> {
         row.fill(f32::NEG_INFINITY);
         let maximum = self.kernels.maximum;
         let mut finite = true;
-        self.for_each_four(runs, row, |largest, rows, _| finite &= maximum(largest, rows));
+        self.for_each_part(runs, row, |largest, rows, _| finite &= maximum(largest, rows));
         finite
     }
 
@@ -230,35 +231,24 @@ impl<'a> Pooler<'a> {
         row.fill(0.0);
         let accumulate = self.kernels.accumulate;
         let weighted = self.mode == Mode::WeightedMean;
-        self.for_each_four(runs, row, |sums, rows, tokens| {
-            let weights = tokens.map(|token| token.map_or(0.0, |token| if weighted { weight(token, origin) } else { 1.0 }));
+        self.for_each_part(runs, row, |sums, rows, token| {
+            let weights = if weighted { Weights { first: weight(token, origin), step: 1.0 } } else { Weights { first: 1.0, step: 0.0 } };
             accumulate(sums, rows, weights);
         });
     }
 
-    /// Gives `take` the columns of four tokens at a time, beside the same columns of `row`. The last four are filled up with the last token,
-    /// which then has None as its number.
-    fn for_each_four(&mut self, runs: &[Range<usize>], row: &mut [f32], mut take: impl FnMut(&mut [f32], [&[f32]; 4], [Option<usize>; 4])) {
+    /// Gives `take` columns of tokens that lie side by side, beside the same columns of `row`, and the number of the first of the tokens.
+    /// float32 comes run by run, with all columns; other types are widened part by part, so that what is widened stays in the cache.
+    fn for_each_part(&mut self, runs: &[Range<usize>], row: &mut [f32], mut take: impl FnMut(&mut [f32], Rows, usize)) {
         let Self { hidden, width, kernels, widened, .. } = self;
-        for (number, columns) in row.chunks_mut(COLUMNS).enumerate() {
-            let mut tokens = runs.iter().cloned().flatten();
-            while let Some(first) = tokens.next() {
-                let mut four = [Some(first), None, None, None];
-                let mut places = [first; 4];
-                for slot in 1..4 {
-                    four[slot] = tokens.next();
-                    places[slot] = four[slot].unwrap_or(places[slot - 1]);
+        for run in runs {
+            match *hidden {
+                Hidden::F32(hidden) => {
+                    let values = &hidden[run.start * *width..run.end * *width];
+                    take(row, Rows { values, stride: *width }, run.start);
                 }
-                let values = places.map(|token| {
-                    let start = token * *width + number * COLUMNS;
-                    start..start + columns.len()
-                });
-                let rows = match *hidden {
-                    Hidden::F32(hidden) => values.map(|values| &hidden[values]),
-                    Hidden::F16(hidden) => widen(widened, columns.len(), kernels.widen_f16, values.map(|values| &hidden[values])),
-                    Hidden::Bf16(hidden) => widen(widened, columns.len(), kernels.widen_bf16, values.map(|values| &hidden[values])),
-                };
-                take(columns, rows, four);
+                Hidden::F16(hidden) => for_each_widened(hidden, *width, run, kernels.widen_f16, widened, row, &mut take),
+                Hidden::Bf16(hidden) => for_each_widened(hidden, *width, run, kernels.widen_bf16, widened, row, &mut take),
             }
         }
     }
@@ -296,13 +286,28 @@ fn weight(token: usize, origin: usize) -> f32 {
     (token - origin + 1) as f32
 }
 
-/// Widens four rows of `columns` values into `buffer`.
-fn widen<'b, T>(buffer: &'b mut [f32], columns: usize, widen: fn(&[T], &mut [f32]), rows: [&[T]; 4]) -> [&'b [f32]; 4] {
-    for (row, to) in rows.into_iter().zip(buffer.chunks_exact_mut(columns)) {
-        widen(row, to);
+/// As `Pooler::for_each_part`, for one run of values that are widened into `buffer`.
+fn for_each_widened<T>(
+    hidden: &[T],
+    width: usize,
+    run: &Range<usize>,
+    widen: fn(&[T], &mut [f32]),
+    buffer: &mut [f32],
+    row: &mut [f32],
+    take: &mut impl FnMut(&mut [f32], Rows, usize),
+) {
+    for first in run.clone().step_by(ROWS) {
+        let tokens = first..run.end.min(first + ROWS);
+        for (columns, column) in row.chunks_mut(COLUMNS).zip((0..width).step_by(COLUMNS)) {
+            let values = &mut buffer[..tokens.len() * columns.len()];
+            for (token, to) in tokens.clone().zip(values.chunks_exact_mut(columns.len())) {
+                let start = token * width + column;
+                widen(&hidden[start..start + to.len()], to);
+            }
+            let rows = Rows { values, stride: columns.len() };
+            take(columns, rows, first);
+        }
     }
-    let buffer = &*buffer;
-    [0, 1, 2, 3].map(|row| &buffer[row * columns..(row + 1) * columns])
 }
 
 pub(crate) fn all_finite(values: &[f32]) -> bool {

@@ -92,16 +92,45 @@ pub fn set_level(wanted: Option<Level>) -> Result<Level> {
     Ok(previous)
 }
 
-/// Adds four weighted rows to a row: (sums, rows, weights).
-pub(crate) type Accumulate = fn(&mut [f32], [&[f32]; 4], [f32; 4]);
-/// Raises a row to the largest values of four rows. Returns false where one of their values is NaN or infinite.
-pub(crate) type Maximum = fn(&mut [f32], [&[f32]; 4]) -> bool;
+/// Rows of which each begins `stride` values after the one before. The last may be shorter than `stride`.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    pub values: &'a [f32],
+    pub stride: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// `count` columns of each row.
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "it is part of the loops")]
+    fn columns(self, from: usize, count: usize) -> impl Iterator<Item = &'a [f32]> {
+        self.values.chunks(self.stride).map(move |row| &row[from..from + count])
+    }
+
+    /// The same rows without their first `columns`.
+    fn without_columns(self, columns: usize) -> Self {
+        Self { values: &self.values[columns..], ..self }
+    }
+}
+
+/// The weights of rows that follow each other.
+#[derive(Clone, Copy)]
+pub(crate) struct Weights {
+    pub first: f32,
+    /// What each weighs more than the one before.
+    pub step: f32,
+}
+
+/// Adds weighted rows to sums.
+pub(crate) type Accumulate = fn(&mut [f32], Rows, Weights);
+/// Raises values to the largest of rows. Returns false where one of their values is NaN or infinite.
+pub(crate) type Maximum = fn(&mut [f32], Rows) -> bool;
 /// Widens float16.
 pub(crate) type WidenF16 = fn(&[f16], &mut [f32]);
 /// Widens bfloat16, given as its bits.
 pub(crate) type WidenBf16 = fn(&[u16], &mut [f32]);
 
-/// The loops of one level. All slices of a call have the same length.
+/// The loops of one level. Rows are at least as wide as what they are pooled into; widening goes from one slice to one of the same length.
 #[derive(Clone, Copy)]
 pub(crate) struct Kernels {
     pub accumulate: Accumulate,
@@ -119,14 +148,14 @@ impl Kernels {
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => x86::AVX2,
             // On aarch64 the plain loops are NEON already. They fuse multiplication and addition, which is an instruction there.
-            Level::Neon => Self { accumulate: lanes::accumulate::<true>, ..Self::SCALAR },
+            Level::Neon => Self { accumulate: lanes::accumulate_rows::<true>, ..Self::SCALAR },
             _ => Self::SCALAR,
         }
     }
 
     const SCALAR: Self = Self {
-        accumulate: lanes::accumulate::<false>,
-        maximum: lanes::maximum,
+        accumulate: lanes::accumulate_rows::<false>,
+        maximum: lanes::maximum_rows,
         widen_f16: lanes::widen_f16,
         widen_bf16: lanes::widen_bf16,
     };

@@ -1,46 +1,90 @@
 //! The loops, in a form that the compiler turns into vector instructions of whatever width the caller was compiled for.
 //!
-//! They are always inlined, because a function takes on the features of its caller only then.
-//!
-//! Rows come as separate arguments or are taken apart first, so that the compiler knows that they do not overlap with what is written.
-
+//! They are always inlined, because a function takes on the features of its caller only then. Each comes in two shapes: `*_rows` reads row
+//! after row and keeps the result in the first-level cache; `*_blocks` keeps a block of columns in registers while it reads all rows of it,
+//! which pays where there are registers enough. Measured on an AMD EPYC (Zen 5), for rows of 384 values in the third-level cache: 80 to
+//! 90 GB/s by rows, 100 to 120 GB/s by blocks of 24 of the 32 registers of AVX-512, and less than by rows by blocks of any size under AVX2.
 #![allow(clippy::inline_always, reason = "see above")]
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
+use super::{Rows, Weights};
+
 /// Exponent bits of float32: all of them are set in NaN and infinities, and in nothing else.
 const EXPONENT: u32 = 0x7f80_0000;
 
-/// `sums += rows * weights`. `FUSED` fuses multiplication and addition, for targets that have an instruction for it.
 #[inline(always)]
-pub(super) fn accumulate<const FUSED: bool>(sums: &mut [f32], rows: [&[f32]; 4], weights: [f32; 4]) {
-    let length = sums.len();
-    let [a, b, c, d] = rows.map(|row| &row[..length]);
-    let fused = |x: f32, weight: f32, sum: f32| if FUSED { x.mul_add(weight, sum) } else { x * weight + sum };
-    for i in 0..length {
-        // Two chains instead of one, so that the second does not wait for the first.
-        let left = fused(b[i], weights[1], fused(a[i], weights[0], sums[i]));
-        let right = fused(d[i], weights[3], c[i] * weights[2]);
-        sums[i] = left + right;
+fn multiply_add<const FUSED: bool>(value: f32, weight: f32, sum: f32) -> f32 {
+    // Without an instruction for it, the fused form would be a call into the mathematical library.
+    if FUSED { value.mul_add(weight, sum) } else { value * weight + sum }
+}
+
+/// Adds all rows, each times its weight, to `sums`. `FUSED` is for targets that multiply and add in one instruction.
+#[inline(always)]
+pub(super) fn accumulate_rows<const FUSED: bool>(sums: &mut [f32], rows: Rows, weights: Weights) {
+    let mut weight = weights.first;
+    for row in rows.columns(0, sums.len()) {
+        for (sum, value) in sums.iter_mut().zip(row) {
+            *sum = multiply_add::<FUSED>(*value, weight, *sum);
+        }
+        weight += weights.step;
     }
 }
 
-/// `largest = max(largest, rows)`. Returns false where a value of the rows is NaN or infinite: the comparison alone would lose a NaN.
+/// As `accumulate_rows`, by blocks.
 #[inline(always)]
-pub(super) fn maximum(largest: &mut [f32], rows: [&[f32]; 4]) -> bool {
-    let length = largest.len();
-    let [a, b, c, d] = rows.map(|row| &row[..length]);
-    let larger = |x: f32, y: f32| if x > y { x } else { y };
-    let mut found = 0_u32;
-    for i in 0..length {
-        let values = [a[i], b[i], c[i], d[i]];
-        for value in values {
-            found |= u32::from(value.to_bits() & EXPONENT == EXPONENT);
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "for AVX-512"))]
+pub(super) fn accumulate_blocks<const BLOCK: usize>(sums: &mut [f32], rows: Rows, weights: Weights) {
+    let (blocks, rest) = sums.as_chunks_mut::<BLOCK>();
+    let mut from = 0;
+    for block in blocks {
+        let (mut sums, mut weight) = (*block, weights.first);
+        for row in rows.columns(from, BLOCK) {
+            for i in 0..BLOCK {
+                sums[i] = multiply_add::<true>(row[i], weight, sums[i]);
+            }
+            weight += weights.step;
         }
-        largest[i] = larger(larger(larger(values[0], values[1]), larger(values[2], values[3])), largest[i]);
+        *block = sums;
+        from += BLOCK;
+    }
+    if !rest.is_empty() {
+        accumulate_rows::<true>(rest, rows.without_columns(from), weights);
+    }
+}
+
+/// Raises `largest` to the largest values of all rows. Returns false where one of them is NaN or infinite: comparing alone would lose a NaN.
+#[inline(always)]
+pub(super) fn maximum_rows(largest: &mut [f32], rows: Rows) -> bool {
+    let mut found = 0_u32;
+    for row in rows.columns(0, largest.len()) {
+        for (largest, value) in largest.iter_mut().zip(row) {
+            found |= u32::from(value.to_bits() & EXPONENT == EXPONENT);
+            *largest = if *value > *largest { *value } else { *largest };
+        }
     }
     found == 0
+}
+
+/// As `maximum_rows`, by blocks.
+#[inline(always)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "for AVX-512"))]
+pub(super) fn maximum_blocks<const BLOCK: usize>(largest: &mut [f32], rows: Rows) -> bool {
+    let (blocks, rest) = largest.as_chunks_mut::<BLOCK>();
+    let (mut from, mut found) = (0, 0_u32);
+    for block in blocks {
+        let mut largest = *block;
+        for row in rows.columns(from, BLOCK) {
+            for i in 0..BLOCK {
+                found |= u32::from(row[i].to_bits() & EXPONENT == EXPONENT);
+                largest[i] = if row[i] > largest[i] { row[i] } else { largest[i] };
+            }
+        }
+        *block = largest;
+        from += BLOCK;
+    }
+    found == 0 && (rest.is_empty() || maximum_rows(rest, rows.without_columns(from)))
 }
 
 /// Widens float16; the `half` crate knows the instructions of the machine.

@@ -8,7 +8,7 @@ use std::arch::x86_64::{
 
 use half::f16;
 
-use super::{Kernels, lanes};
+use super::{Kernels, Rows, Weights, lanes};
 
 pub(super) fn has_avx2() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
@@ -24,7 +24,11 @@ pub(super) fn has_avx512() -> bool {
 
 /// Compiles the loops with `$features`, which are those that `$available` detects.
 macro_rules! level {
-    ($kernels:ident, $module:ident, $features:literal, $available:ident, $lanes:literal, $vector:ty, $load:ident, $convert:ident, $store:ident) => {
+    (
+        $kernels:ident, $module:ident, $features:literal, $available:ident,
+        pool: $accumulate:expr, $maximum:expr,
+        f16: $lanes:literal, $vector:ty, $load:ident, $convert:ident, $store:ident
+    ) => {
         pub(super) const $kernels: Kernels = Kernels {
             accumulate: $module::accumulate,
             maximum: $module::maximum,
@@ -35,20 +39,20 @@ macro_rules! level {
         mod $module {
             use super::*;
 
-            pub(super) fn accumulate(sums: &mut [f32], rows: [&[f32]; 4], weights: [f32; 4]) {
+            pub(super) fn accumulate(sums: &mut [f32], rows: Rows, weights: Weights) {
                 #[target_feature(enable = $features)]
-                fn compiled(sums: &mut [f32], rows: [&[f32]; 4], weights: [f32; 4]) {
-                    lanes::accumulate::<true>(sums, rows, weights);
+                fn compiled(sums: &mut [f32], rows: Rows, weights: Weights) {
+                    $accumulate(sums, rows, weights);
                 }
                 debug_assert!($available());
                 // SAFETY: `Kernels::current` hands this level out only where the machine has its features.
                 unsafe { compiled(sums, rows, weights) }
             }
 
-            pub(super) fn maximum(largest: &mut [f32], rows: [&[f32]; 4]) -> bool {
+            pub(super) fn maximum(largest: &mut [f32], rows: Rows) -> bool {
                 #[target_feature(enable = $features)]
-                fn compiled(largest: &mut [f32], rows: [&[f32]; 4]) -> bool {
-                    lanes::maximum(largest, rows)
+                fn compiled(largest: &mut [f32], rows: Rows) -> bool {
+                    $maximum(largest, rows)
                 }
                 debug_assert!($available());
                 // SAFETY: `Kernels::current` hands this level out only where the machine has its features.
@@ -84,15 +88,13 @@ macro_rules! level {
     };
 }
 
-level!(AVX2, avx2, "avx2,fma,f16c", has_avx2, 8, __m128i, _mm_loadu_si128, _mm256_cvtph_ps, _mm256_storeu_ps);
 level!(
-    AVX512,
-    avx512,
-    "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c",
-    has_avx512,
-    16,
-    __m256i,
-    _mm256_loadu_si256,
-    _mm512_cvtph_ps,
-    _mm512_storeu_ps
+    AVX2, avx2, "avx2,fma,f16c", has_avx2,
+    pool: lanes::accumulate_rows::<true>, lanes::maximum_rows,
+    f16: 8, __m128i, _mm_loadu_si128, _mm256_cvtph_ps, _mm256_storeu_ps
+);
+level!(
+    AVX512, avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c", has_avx512,
+    pool: lanes::accumulate_blocks::<384>, lanes::maximum_blocks::<384>,
+    f16: 16, __m256i, _mm256_loadu_si256, _mm512_cvtph_ps, _mm512_storeu_ps
 );
