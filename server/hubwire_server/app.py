@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
+from functools import partial
 
 import grpc
 import grpc.aio
@@ -108,7 +109,7 @@ class App:
     def _build(self) -> _Parts:
         settings = self.settings
         dispatcher = Dispatcher(
-            limits=BatchLimits(tokens=settings.effective_batch_tokens, texts=settings.batch_texts),
+            limits=partial(BatchLimits.for_device, tokens=settings.batch_tokens, texts=settings.batch_texts),
             max_waiting_tokens=settings.max_waiting_tokens,
             worker=self._worker,
             on_model=self._on_model,

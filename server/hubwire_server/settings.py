@@ -41,7 +41,7 @@ class Settings:
     allow_pickle: frozenset[str] = frozenset()
     allow_remote_code: frozenset[str] = frozenset()
     batch_tokens: int = 0
-    """Tokens in a batch; 0 is 1,024 on a CPU and 16,384 elsewhere."""
+    """Tokens in a batch; 0 is the device's default (BatchLimits.for_device)."""
     batch_texts: int = 256
     max_waiting_tokens: int = 131_072
     max_texts: int = 2_048
@@ -61,11 +61,6 @@ class Settings:
     def worker_threads(self) -> int:
         """The threads that the worker may use."""
         return self.threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else self.threads or os.cpu_count() or 1
-
-    @property
-    def effective_batch_tokens(self) -> int:
-        """Tokens in a batch. A batch of the CPU's size takes about a tenth of a second there; a GPU needs more to be busy."""
-        return self.batch_tokens or (1_024 if self.device in ("auto", "cpu") else 16_384)
 
 
 def parse(argv: Sequence[str], environment: Mapping[str, str] | None = None, folder: Path | None = None) -> Settings:

@@ -21,6 +21,8 @@ from hubwire_server.scheduling.item import BatchKey, Item, ItemState
 
 MAX_PADDING = 0.2
 """The largest part of a padded batch that may be padding."""
+CPU_BATCH_TOKENS = 1_024
+GPU_BATCH_TOKENS = 16_384
 NO_DEADLINE = 2**63
 """Sorts texts without a deadline after all others."""
 
@@ -33,6 +35,11 @@ class BatchLimits:
 
     tokens: int
     texts: int
+
+    @classmethod
+    def for_device(cls, device: str, *, tokens: int, texts: int) -> BatchLimits:
+        """The limits on a device; tokens 0 is its default: about a tenth of a second of work on a CPU, and enough to fill a GPU."""
+        return cls(tokens=tokens or (CPU_BATCH_TOKENS if device.startswith(("auto", "cpu")) else GPU_BATCH_TOKENS), texts=texts)
 
 
 @dataclass(eq=False, slots=True)
@@ -64,6 +71,10 @@ class Planner:
         self._sequence = 0
         self._waiting = 0
         self._dropped = 0
+
+    def set_limits(self, limits: BatchLimits) -> None:
+        """Changes the size of the batches to come."""
+        self._limits = limits
 
     def __len__(self) -> int:
         """The number of texts that wait."""

@@ -151,7 +151,7 @@ class ModelTask:
     async def _load(self, model: Model, steps: asyncio.Queue[LoadProgress | HubwireError]) -> None:
         try:
             resolved = await self._resolve(model, steps)
-            model.revision = resolved.revision
+            model.source, model.revision = resolved.source_label, resolved.revision
             self._registry.set_state(model, ModelState.LOADING)
             steps.put_nowait(LoadProgress(state=ModelState.LOADING, message="reading and checking the model"))
             loaded = await self._host.load(self._spec(model.name, str(resolved.path), model.task))

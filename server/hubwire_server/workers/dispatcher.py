@@ -38,19 +38,23 @@ class _InFlight:
 
 
 class Dispatcher:
-    """The executor of one device (scheduling/executor.py), and the listener of its worker."""
+    """The executor of one device (scheduling/executor.py), and the listener of its worker.
+
+    limits gives the size of a batch on a device. on_model hears what happens to models.
+    """
 
     def __init__(
         self,
         *,
-        limits: BatchLimits,
+        limits: Callable[[str], BatchLimits],
         max_waiting_tokens: int,
         worker: WorkerOptions,
         on_model: Callable[[str, LoadedModel | HubwireError | None], None],
         clock: Clock = MONOTONIC,
     ) -> None:
         self._clock = clock
-        self._planner = Planner(limits, clock)
+        self._limits = limits
+        self._planner = Planner(limits("auto"), clock)
         self._admission = Admission(max_waiting_tokens=max_waiting_tokens)
         self._room = asyncio.Event()
         self._room_turn = asyncio.Lock()
@@ -163,6 +167,9 @@ class Dispatcher:
     def on_model(self, name: str, loaded: LoadedModel | HubwireError | None) -> None:
         """See Listener."""
         self._on_model(name, loaded)
+        if isinstance(loaded, LoadedModel):
+            # Which device "auto" is, only the worker knows.
+            self._planner.set_limits(self._limits(loaded.description.device))
         if isinstance(loaded, HubwireError):
             for item in self._planner.drop_model(name):
                 self._fail(item, loaded)

@@ -102,55 +102,47 @@ def _forward(
     start = time.perf_counter_ns()
     ids, type_ids, offsets, skip = arrays
     batch = RaggedBatch(ids, type_ids, offsets)
+    failures: list[frames.ItemFailure] = []
     try:
         model = models[message.model]
-        if message.operation == "tokens":
-            output, failures = _tokens(model, batch)
-        else:
-            output, failures = _pool(model, batch, message.pooling, skip)
-    except HubwireError as error:
-        return frames.BatchFailed(batch=message.batch, reason=error.reason, text=error.message), []
+        try:
+            output = _compute(model, message, batch, skip)
+        except HubwireError:
+            output, failures = _compute_alone(model, message, batch, skip)
     except Exception:
         log.exception("a batch of %d texts failed", len(offsets) - 1)
         return frames.BatchFailed(batch=message.batch, reason=Reason.INTERNAL, text="the computation failed"), []
     return frames.Computed(batch=message.batch, compute_ns=time.perf_counter_ns() - start, failures=tuple(failures)), [output]
 
 
-def _pool(
-    model: WorkerModel, batch: RaggedBatch, pooling: str, skip: NDArray[np.int64]
+def _compute(model: WorkerModel, message: frames.Forward, batch: RaggedBatch, skip: NDArray[np.int64]) -> NDArray[np.float32]:
+    """A row a text, or a row a token. Raises HubwireError where some text has no answer."""
+    if message.operation == "pool":
+        return model.pool(batch, message.pooling, skip)
+    output = model.tokens(batch)
+    if not np.isfinite(output).all():
+        raise HubwireError(Reason.OUTPUT_NOT_FINITE, "the model gave NaN or infinity")
+    return output
+
+
+def _compute_alone(
+    model: WorkerModel, message: frames.Forward, batch: RaggedBatch, skip: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], list[frames.ItemFailure]]:
-    try:
-        return model.pool(batch, pooling, skip), []
-    except HubwireError as error:
-        if error.reason is not Reason.OUTPUT_NOT_FINITE:
-            raise
-    # One bad text must not spoil its neighbours: each is computed alone, which also finds every bad one.
-    rows: list[NDArray[np.float32] | None] = []
+    """One text at a time: a bad one must not spoil its neighbours, and there may be several. Rows of failed texts are zeros."""
+    parts: list[NDArray[np.float32] | None] = []
     failures = []
     for index in range(len(batch.offsets) - 1):
+        low, high = batch.offsets[index], batch.offsets[index + 1]
+        alone = RaggedBatch(batch.ids[low:high], batch.type_ids[low:high], np.array([0, high - low], dtype=np.int64))
         try:
-            rows.append(model.pool(_slice(batch, index), pooling, skip[index : index + 1])[0])
+            parts.append(_compute(model, message, alone, skip[index : index + 1]))
         except HubwireError as error:
-            rows.append(None)
+            parts.append(None)
             failures.append(frames.ItemFailure(index, error.reason, error.message))
-    blank = np.zeros_like(next((row for row in rows if row is not None), np.empty(0, dtype=np.float32)))
-    return np.stack([blank if row is None else row for row in rows]), failures
-
-
-def _slice(batch: RaggedBatch, index: int) -> RaggedBatch:
-    low, high = batch.offsets[index], batch.offsets[index + 1]
-    return RaggedBatch(batch.ids[low:high], batch.type_ids[low:high], np.array([0, high - low], dtype=np.int64))
-
-
-def _tokens(model: WorkerModel, batch: RaggedBatch) -> tuple[NDArray[np.float32], list[frames.ItemFailure]]:
-    output = model.tokens(batch)
-    if np.isfinite(output).all():
-        return output, []
-    bad = [
-        index for index in range(len(batch.offsets) - 1) if not np.isfinite(output[batch.offsets[index] : batch.offsets[index + 1]]).all()
-    ]
-    text = "the model gave a NaN or an infinity for this text"
-    return output, [frames.ItemFailure(index, Reason.OUTPUT_NOT_FINITE, text) for index in bad]
+    width = next((part.shape[1] for part in parts if part is not None), 0)
+    rows = np.ones(len(parts), dtype=np.int64) if message.operation == "pool" else np.diff(batch.offsets)
+    filled = [np.zeros((count, width), dtype=np.float32) if part is None else part for part, count in zip(parts, rows, strict=True)]
+    return np.concatenate(filled), failures
 
 
 def end_with_parent() -> None:
