@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from hubwire_server._native import Tokenizer, convert
 from hubwire_server.backends.base import LoadOptions, RaggedBatch
 from hubwire_server.workers.embedding_model import load

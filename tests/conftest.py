@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
+
 from hubwire_server.testing import RunningServer, running_server
 
 

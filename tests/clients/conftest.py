@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
-import hubwire
 import numpy as np
 import pytest
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+import hubwire
 from hubwire.v1 import common_pb2, embedding_pb2, embedding_pb2_grpc, model_pb2, model_pb2_grpc
 
 DIMENSIONS = 10

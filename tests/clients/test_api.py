@@ -7,9 +7,10 @@ import inspect
 import subprocess
 import sys
 
+import pytest
+
 import hubwire
 import hubwire.aio
-import pytest
 
 NAMES = sorted(name for name in dir(hubwire.Client) if not name.startswith("_"))
 

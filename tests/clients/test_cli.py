@@ -17,6 +17,7 @@ import pytest
 from google.protobuf import json_format
 from google.rpc import code_pb2
 from grpc_health.v1 import health_pb2
+
 from hubwire._version import __version__
 from hubwire.cli import main
 from hubwire.v1 import common_pb2, embedding_pb2, model_pb2

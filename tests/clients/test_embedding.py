@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 from typing import get_args
 
-import hubwire
 import numpy as np
 import pytest
+
+import hubwire
 from hubwire import _decode, _requests, _types
 from hubwire.v1 import common_pb2, embedding_pb2
 

@@ -7,10 +7,11 @@ import threading
 
 import grpc
 import grpc.aio
-import hubwire
 import pytest
 from google.protobuf import any_pb2
 from google.rpc import code_pb2, status_pb2
+
+import hubwire
 from hubwire import errors
 from hubwire.v1 import errors_pb2
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import hubwire
 import pytest
+
+import hubwire
 from hubwire.v1 import model_pb2
 
 

@@ -8,9 +8,10 @@ import threading
 import time
 
 import grpc
-import hubwire
 import pytest
 from google.rpc import code_pb2
+
+import hubwire
 from hubwire import errors
 from hubwire._retry import Attempts, RetryPolicy, is_retryable
 

@@ -9,10 +9,11 @@ import itertools
 import threading
 import time
 
-import hubwire
 import numpy as np
 import pytest
 from google.rpc import code_pb2
+
+import hubwire
 from hubwire._stream import StreamWindow
 from hubwire.v1 import embedding_pb2
 

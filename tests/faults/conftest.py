@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import hubwire
 import pytest
 
+import hubwire
 from tests.faults.front import Front, front, wait_until_serving
 
 

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import hubwire
 import psutil
+
+import hubwire
 
 # The front itself, with one thing more: it tells its modules when it is asked to.
 FRONT = textwrap.dedent(

@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 
 import grpc
-import hubwire
-import hubwire.aio
 import numpy as np
 import psutil
 import pytest
-from hubwire.v1 import embedding_pb2, embedding_pb2_grpc
 
+import hubwire
+import hubwire.aio
+from hubwire.v1 import embedding_pb2, embedding_pb2_grpc
 from tests.faults.front import front
 from tests.rpc.conftest import read_error
 

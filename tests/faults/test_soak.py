@@ -6,9 +6,10 @@ import random
 import time
 from collections.abc import Iterator
 
-import hubwire
 import numpy as np
 import psutil
+
+import hubwire
 
 MAX_GROWTH_BYTES = 30_000_000
 INVALID_EVERY = 97

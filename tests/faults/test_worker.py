@@ -9,17 +9,17 @@ import threading
 import time
 
 import grpc
-import hubwire
-import hubwire.aio
 import numpy as np
 import pytest
+
+import hubwire
+import hubwire.aio
 from hubwire.v1 import embedding_pb2, embedding_pb2_grpc
 from hubwire_server.errors import Reason
 from hubwire_server.settings import ModelArgument, Settings
 from hubwire_server.testing import running_server
 from hubwire_server.workers.dispatcher import MAX_IN_FLIGHT
 from hubwire_server.workers.supervisor import WorkerOptions
-
 from tests.conftest import serve
 from tests.rpc.conftest import read_status
 

@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+
 from hubwire_server import _native
 from hubwire_server._native import Tokenizer
 

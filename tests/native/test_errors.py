@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from hubwire_server import _native
 from hubwire_server._native import NativeError, Tokenizer
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hubwire_server._native import NativeError, pool_padded, pool_ragged
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from hubwire_server._native import NativeError, pool_padded, pool_ragged
 
 MODES = ["mean", "max", "cls", "lasttoken", "mean_sqrt_len_tokens", "weightedmean"]
 DTYPES = ["float32", "float16", "bfloat16"]

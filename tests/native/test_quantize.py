@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hubwire_server._native import NativeError, convert
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+
+from hubwire_server._native import NativeError, convert
 
 VECTORS = arrays(
     np.float32,

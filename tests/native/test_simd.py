@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 
 import pytest
+
 from hubwire_server._native import NativeError, set_simd_level, simd_level
 
 

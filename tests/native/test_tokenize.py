@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import tokenizers
-from hubwire_server._native import NativeError, Tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Library
 from tokenizers import models, pre_tokenizers, processors, trainers
+
+from hubwire_server._native import NativeError, Tokenizer
 
 TEXTS = [
     "",

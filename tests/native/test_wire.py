@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hubwire.v1 import common_pb2, embedding_pb2
-from hubwire_server._native import NativeError, convert, encode_matrix, encode_stream_results, encode_vectors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+
+from hubwire.v1 import common_pb2, embedding_pb2
+from hubwire_server._native import NativeError, convert, encode_matrix, encode_stream_results, encode_vectors
 
 ENCODINGS = ["float", "float32_bytes", "float16_bytes", "int8_bytes", "binary_bytes"]
 VECTORS = arrays(

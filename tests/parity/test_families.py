@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from hubwire_server.backends.base import LoadOptions, RaggedBatch
 from hubwire_server.backends.torch import load
 from hubwire_server.errors import HubwireError, Reason
-
 from tests.unit.backends.tiny_models import PACKABLE, UNPACKABLE, make_model, save_folder
 
 LENGTHS = (5, 1, 40, 40, 17, 3, 3, 3, 60, 9)

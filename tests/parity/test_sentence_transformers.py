@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from hubwire_server import _native
 from hubwire_server.backends.base import LoadOptions, RaggedBatch
 from hubwire_server.backends.loading import LoadedEmbeddingModel, load_embedding_model
-
 from tests.parity.texts import make_texts
 from tests.unit.backends.tiny_models import MINILM, make_model, save_folder
 

@@ -8,9 +8,9 @@ import time
 import grpc
 import numpy as np
 import pytest
+
 from hubwire.v1 import common_pb2, embedding_pb2
 from hubwire_server.settings import Settings
-
 from tests.conftest import serve
 from tests.rpc.conftest import read_error, read_status
 

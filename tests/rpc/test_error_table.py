@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
-import hubwire
 import pytest
+
+import hubwire
 from hubwire.v1 import embedding_pb2 as embedding
 from hubwire.v1 import embedding_pb2_grpc, model_pb2, model_pb2_grpc
 from hubwire_server.errors import REASONS, HubwireError, Reason
 from hubwire_server.settings import Settings
 from hubwire_server.tasks.embedding import EmbeddingTask, EmbedRequest
 from hubwire_server.tasks.texts import Caller, TextLimits, Texts
-
 from tests.conftest import Server, serve
 from tests.rpc.conftest import Details, read_error
 

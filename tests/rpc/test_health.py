@@ -10,8 +10,9 @@ import pytest
 from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
-from hubwire.v1 import embedding_pb2
 
+from hubwire.v1 import embedding_pb2
+from hubwire_server.settings import Settings
 from tests.conftest import serve
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -67,7 +68,7 @@ def test_while_the_worker_is_replaced_nothing_serves_and_then_it_does_again():
 
 
 def test_a_server_that_stops_says_so_before_it_goes():
-    with serve() as server:
+    with serve(settings=Settings(shutdown_grace_s=10)) as server:
         call = server.channel.unary_unary("/hubwire.v1.EmbeddingService/Embed").future(
             embedding_pb2.EmbedRequest(texts=["slow"] * 3).SerializeToString()
         )

@@ -8,8 +8,8 @@ import time
 
 import grpc
 import pytest
-from hubwire.v1 import embedding_pb2, embedding_pb2_grpc, model_pb2
 
+from hubwire.v1 import embedding_pb2, embedding_pb2_grpc, model_pb2
 from tests.conftest import serve
 from tests.rpc.conftest import read_error, read_status
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 from google.rpc import error_details_pb2
+
 from hubwire.v1 import errors_pb2
 from hubwire_server.errors import REASONS, HubwireError, Reason
 from hubwire_server.status import to_status

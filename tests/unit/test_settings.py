@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from hubwire_server.settings import ModelArgument, Settings, parse
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import grpc
 import numpy as np
-from hubwire.v1 import common_pb2, embedding_pb2
 
+from hubwire.v1 import common_pb2, embedding_pb2
 from hubwire_server._native import NativeError, encode_matrix, encode_stream_results, encode_vectors
 from hubwire_server.errors import HubwireError, Reason
 from hubwire_server.services import wire

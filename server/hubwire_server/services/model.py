@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import grpc
-from hubwire.v1 import model_pb2
 
+from hubwire.v1 import model_pb2
 from hubwire_server.models.description import Task
 from hubwire_server.models.registry import Model
 from hubwire_server.services import wire

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
-from hubwire.v1 import common_pb2
 
+from hubwire.v1 import common_pb2
 from hubwire_server.errors import HubwireError, Reason
 from hubwire_server.models.registry import ReadyModel
 from hubwire_server.scheduling.clock import MONOTONIC

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hubwire_server.backends.torch.attention import Bounds, PackingError, packed_attention
 from torch.nn import functional
+
+from hubwire_server.backends.torch.attention import Bounds, PackingError, packed_attention
 
 OFFSETS = np.array([0, 4, 8, 9, 9, 20, 24], dtype=np.int64)
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
+
 from hubwire_server.backends.embedding_head import EmbeddingHead
 from hubwire_server.errors import HubwireError, Reason
-from safetensors.torch import save_file
 
 HIDDEN = np.random.default_rng(1).standard_normal((7, 4)).astype(np.float32)
 OFFSETS = np.array([0, 3, 7], dtype=np.int64)

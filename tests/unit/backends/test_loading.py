@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from hubwire_server import _native
 from hubwire_server.backends.base import LoadOptions
 from hubwire_server.backends.fingerprint import fingerprint
 from hubwire_server.backends.loading import DEFAULT_MAX_TOKENS, load_embedding_model
 from hubwire_server.backends.tokenizer_export import export_tokenizer
 from hubwire_server.errors import HubwireError, Reason
-
 from tests.unit.backends.tiny_models import MINILM, make_model, save_folder
 
 OPTIONS = LoadOptions(threads=1)

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+
 from hubwire_server.backends.torch.attention import PACKED, PackingError
 from hubwire_server.backends.torch.packed import PackedEncoder
-
 from tests.unit.backends.tiny_models import make_model
 
 HEADS = {

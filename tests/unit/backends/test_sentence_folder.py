@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from hubwire_server.backends.sentence_folder import ModuleRef, read_sentence_folder
 from hubwire_server.errors import HubwireError, Reason
-
 from tests.unit.backends.tiny_models import MINILM
 
 OLD = "sentence_transformers.models."

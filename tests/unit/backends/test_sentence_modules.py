@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
+
 from hubwire_server.backends.sentence_folder import ModuleRef
 from hubwire_server.backends.sentence_modules import ACTIVATIONS, read_module
 from hubwire_server.errors import HubwireError, Reason
-from safetensors.torch import save_file
 
 VECTORS = np.random.default_rng(1).standard_normal((5, 6)).astype(np.float32)
 

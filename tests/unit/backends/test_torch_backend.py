@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
+
 from hubwire_server.backends.base import LoadOptions, RaggedBatch
 from hubwire_server.backends.torch import TorchBackend, detect_device, load
 from hubwire_server.errors import HubwireError, Reason
-
 from tests.unit.backends.tiny_models import MINILM, make_model, save_folder
 
 OPTIONS = LoadOptions(threads=1)

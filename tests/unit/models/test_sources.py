@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from hubwire_server.errors import HubwireError, Reason
 from hubwire_server.models.hub import HubRequest
 from hubwire_server.models.sources import ModelSource, SourceKind, parse_source, resolve
-
 from tests.unit.models.fake_hub import COMMIT, FakeHub, serve
 
 # No two files are equal: huggingface_hub fetches equal ones once.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from hubwire_server.errors import HubwireError, Reason
 from hubwire_server.scheduling.admission import DEFAULT_RETRY_AFTER_MS, MAX_RETRY_AFTER_MS, Admission
 

@@ -6,6 +6,7 @@ import random
 
 import numpy as np
 import pytest
+
 from hubwire_server.scheduling.item import BatchKey, Item, ItemState, TokenArrays
 from hubwire_server.scheduling.planner import MAX_PADDING, Batch, BatchLimits, Planner, similar_lengths
 from hubwire_server.testing import ManualClock

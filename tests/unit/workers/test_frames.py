@@ -7,12 +7,13 @@ import threading
 
 import numpy as np
 import pytest
-from hubwire_server.errors import Reason
-from hubwire_server.models.description import LoadSpec, Task
-from hubwire_server.workers import frames
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
+from hubwire_server.errors import Reason
+from hubwire_server.models.description import LoadSpec, Task
+from hubwire_server.workers import frames
 
 SPEC = LoadSpec(name="m", path="/m", task=Task.EMBEDDING, device="cpu", dtype="auto", threads=2, allow_pickle=False, allow_remote_code=True)
 MESSAGES = [
