@@ -1,7 +1,8 @@
 """The Rust core of Hubwire: tokenization into ragged batches, pooling of model output, and vectors as protobuf bytes.
 
 A *ragged batch* of n texts is one flat array of T tokens and an array of n + 1 offsets: text i owns tokens offsets[i] to offsets[i + 1].
-Every function releases the GIL where its work is worth it. None of them keeps a reference to its arguments.
+Every function releases the GIL where its work is worth it, so an array must not be written to while a call reads it. None of them keeps a
+reference to its arguments.
 
 Errors: a value that does not fit raises NativeError, a ValueError whose `reason` is one of the names listed there. Nothing panics.
 """
@@ -42,12 +43,18 @@ _BFloat16 = NDArray[np.uint16]
 class NativeError(ValueError):
     """A value that the core refuses.
 
-    reason: "invalid_tokenizer", "tokenization_failed" (the tokenizer itself failed on a text), "invalid_argument" (a name that does not
-    exist, or
-    a str with a lone surrogate, which is no Unicode text), "shape_mismatch", "offsets_out_of_order", "out_of_range" or "not_finite".
-    index: the text or row that is at fault, or None where it is none in particular.
-    Arguments of a wrong type, an array of a wrong dtype among them, raise TypeError. Arrays that do not lie row after row in memory are
-    copied.
+    reason is one of:
+        "invalid_tokenizer"      the text is not the JSON form of a tokenizer
+        "tokenization_failed"    the tokenizer itself failed on a text
+        "invalid_argument"       a name that does not exist, or a str with a lone surrogate, which is no Unicode text
+        "shape_mismatch"         two shapes that belong together do not fit, or an array has another number of dimensions
+        "offsets_out_of_order"   offsets do not begin at 0, fall, or do not end at the number of tokens
+        "out_of_range"           a number is too small or too large
+        "not_finite"             a value is NaN or infinite, or becomes infinite on the way
+    index is the text or row that is at fault, or None where it is none in particular.
+
+    What is no value at all raises as it does elsewhere in Python: TypeError for an argument or a dtype of another type, OverflowError for
+    a negative count. Arrays that do not lie row after row in memory are no error: they are copied first.
     """
 
     reason: str
@@ -66,11 +73,10 @@ class RaggedBatch:
     offsets: NDArray[np.int64]
     """Where each text begins in the flat arrays, shape (n + 1,), first value 0, last value T."""
     token_counts: NDArray[np.int64]
-    """How many tokens each text has before truncation, special tokens included, shape (n,). Above its length in `offsets` where it was
-    cut."""
+    """How many tokens each text has before truncation, special tokens included, shape (n,). More than in `offsets` where it was cut."""
     spans: NDArray[np.uint32] | None
-    """Start and end of each token in its own text, shape (T, 2), in the unit asked for; (0, 0) for special tokens. None unless asked
-    for."""
+    """Start and end of each token in its own text, shape (T, 2), in the unit asked for; (0, 0) for special tokens. A span never
+    cuts a character in two, whatever the unit. None unless asked for."""
     special_tokens_mask: NDArray[np.bool_] | None
     """True for tokens that the tokenizer added, shape (T,). None unless spans are asked for."""
 
@@ -97,11 +103,11 @@ class Tokenizer:
     ) -> RaggedBatch:
         """Tokenizes each text, or each pair of texts[i] and pairs[i].
 
-        max_tokens cuts what is longer, special tokens included; of a pair the longer side loses tokens first, as `longest_first` in
-        transformers.
-        None cuts nothing. A limit that leaves no room beside the special tokens raises NativeError ("out_of_range").
-        pairs of another length than texts raises NativeError ("shape_mismatch").
-        threads bounds the threads that share the texts.
+        max_tokens cuts what is longer, special tokens included; None cuts nothing. Of a pair the longer side loses tokens first, as with
+        `longest_first` in transformers.
+        threads bounds the threads that share the texts; fewer are used where the texts are few or short.
+        Raises NativeError: "out_of_range" where max_tokens leaves no room beside the special tokens; "shape_mismatch" where pairs has
+        another length than texts; "invalid_argument" and "tokenization_failed" with the index of a text.
         """
 
     def count_special_tokens(self, pair: bool = False) -> int:
@@ -120,18 +126,16 @@ def pool_padded(
     normalize: bool = False,
     threads: int = 1,
 ) -> NDArray[np.float32]:
-    """Pools hidden, shape (n, length, h), over the positions where mask, shape (n, length), of bools or integers, is not zero. Returns
-    (n, h).
+    """Pools hidden, shape (n, length, h), where mask, shape (n, length), of bools or integers, is not zero. Returns (n, h).
 
-    skip, shape (n,), leaves the first skip[i] tokens of row i, counted from its first unmasked one, out of the pooling
-    (sentence-transformers'
-    `include_prompt: false`); "weightedmean" still counts positions from the first unmasked token.
+    skip, shape (n,), leaves the first skip[i] positions of row i out of the pooling, counted from its first unmasked token, as
+    `include_prompt: false` in sentence-transformers; "weightedmean" still counts positions from the first unmasked token.
     The sums are kept in float32 or wider. A row whose mask is all zeros (or that skip empties) gives zeros.
     normalize scales each row to length 1; a row of zeros stays so.
-    Raises NativeError: "shape_mismatch"; "out_of_range" for a negative skip; "not_finite" with the row where a value that was pooled is
-    NaN or infinite,
-    or where the result exceeds float32.
-    Values under the mask are never read into the result, so NaN in padding does no harm.
+    threads bounds the threads that share the rows; fewer are used where the work is small.
+    Values under the mask are never read, so NaN in padding does no harm, and padding costs nothing.
+    Raises NativeError: "shape_mismatch"; "out_of_range" for a negative skip; "not_finite" with the row where a value that is pooled is NaN
+    or infinite, or where the result exceeds float32.
     """
 
 def pool_ragged(
@@ -145,7 +149,7 @@ def pool_ragged(
 ) -> NDArray[np.float32]:
     """Pools hidden, shape (T, h), over the tokens of each text: offsets has shape (n + 1,). Returns (n, h). An empty text gives zeros.
 
-    Otherwise as pool_padded. Raises NativeError "offsets_out_of_order" (with the index) where offsets do not begin at 0, fall, or do not
+    Otherwise as pool_padded. Raises NativeError "offsets_out_of_order", with the index, where offsets do not begin at 0, fall, or do not
     end at T.
     """
 
@@ -159,12 +163,11 @@ def convert(
 ) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
     """Keeps the first `dimensions` values of each row of vectors, shape (n, h), scales to length 1 where asked, and casts.
 
-    Returns the rows and the scales. Rows: "float32" and "float16" (n, d); "int8" int8 (n, d); "binary" uint8 (n, ceil(d / 8)), as
-    numpy.packbits(x > 0).
+    Returns the rows and the scales. The rows have the shape (n, d) and the type of the encoding; "binary" gives uint8, shape
+    (n, ceil(d / 8)), as numpy.packbits(x > 0, axis=1).
     The scales, shape (n,), exist for "int8" alone: value = integer * scale, scale = max(abs(row)) / 127; a row of zeros has scale 0.
-    Raises NativeError: "out_of_range" for dimensions below 1 or above h; "not_finite" with the row, where it holds a NaN or an infinity,
-    also one
-    that float16 cannot hold.
+    Raises NativeError: "out_of_range" for dimensions below 1 or above h; "not_finite" with the row where it holds NaN, infinity, or a
+    value that float16 cannot hold.
     """
 
 def encode_vectors(
@@ -176,8 +179,10 @@ def encode_vectors(
     encoding: WireEncoding = "float",
 ) -> bytes:
     """The rows of vectors, shape (n, h), as the protobuf bytes of `repeated hubwire.v1.Vector <name> = field`, ready to be put before or
-    after the
-    serialized rest of the message. Conversions and errors as in `convert`.
+    after the serialized rest of the message.
+
+    Conversions and errors as in `convert`; "out_of_range" also where field is no field number, or where the message would have
+    2 GiB or more.
     """
 
 def encode_stream_results(
@@ -191,8 +196,7 @@ def encode_stream_results(
     """The bytes of `repeated hubwire.v1.StreamEmbedResult results = 1`, one a row, each with its id and its vector. ids has length n."""
 
 def encode_matrix(vectors: NDArray[np.float32], *, normalize: bool = False, encoding: WireEncoding = "float") -> bytes:
-    """The bytes of ONE hubwire.v1.Vector message whose values are all rows of vectors, shape (n, h), one after the other; no field tag
-    around it.
+    """The bytes of ONE hubwire.v1.Vector whose values are all rows of vectors, shape (n, h), one after the other; no field tag around it.
 
     normalize works row by row. int8 has one scale for the whole matrix; binary pads at the end of each row.
     """
@@ -201,6 +205,7 @@ def simd_level() -> str:
     """The instruction set that pooling uses on this machine: "avx512", "avx2", "neon" or "scalar"."""
 
 def set_simd_level(level: Literal["auto", "avx512", "avx2", "neon", "scalar"]) -> str:
-    """For tests and measurements: pins the instruction set for the process and returns what was in force. Raises NativeError
-    ("invalid_argument")
-    where this machine lacks it."""
+    """For tests and measurements: pins the instruction set for the process and returns what was in force.
+
+    Raises NativeError "invalid_argument" where this machine lacks it.
+    """

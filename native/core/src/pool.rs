@@ -8,9 +8,9 @@
 
 use std::ops::Range;
 
-use half::{bf16, f16};
-
 use crate::error::{Error, Reason, Result};
+pub use crate::hidden::{Hidden, Mask};
+use crate::numeric::{all_finite, normalize};
 use crate::parallel;
 use crate::ragged::Offsets;
 use crate::simd::{Kernels, Rows, Weights};
@@ -39,27 +39,6 @@ pub enum Mode {
     MeanSqrtLen,
     /// The mean where the n-th token weighs n.
     WeightedMean,
-}
-
-/// Hidden states, token after token.
-#[derive(Clone, Copy, Debug)]
-pub enum Hidden<'a> {
-    /// float32.
-    F32(&'a [f32]),
-    /// float16.
-    F16(&'a [f16]),
-    /// bfloat16, given as its bits.
-    Bf16(&'a [u16]),
-}
-
-/// A mask: what is not zero counts. One variant for each width of the integers, whatever their sign.
-#[derive(Clone, Copy, Debug)]
-#[allow(missing_docs, reason = "the names say it")]
-pub enum Mask<'a> {
-    Bits8(&'a [u8]),
-    Bits16(&'a [u16]),
-    Bits32(&'a [u32]),
-    Bits64(&'a [u64]),
 }
 
 /// What is asked for.
@@ -163,14 +142,6 @@ fn leave_out(runs: &mut Vec<Range<usize>>, start: usize) {
 
 fn not_finite(text: usize) -> Error {
     Error::at(Reason::NotFinite, text, format!("hidden states of text {text} hold NaN or infinity, or their sum exceeds float32"))
-}
-
-/// Scales a row to length 1. The squares are summed in float64, where no float32 overflows and none vanishes.
-fn normalize(row: &mut [f32]) {
-    let factor = crate::quantize::inverse_norm(row);
-    for value in row {
-        *value = crate::quantize::scaled(*value, factor);
-    }
 }
 
 /// Pools text after text.
@@ -306,71 +277,6 @@ fn for_each_widened<T>(
             }
             let rows = Rows { values, stride: columns.len() };
             take(columns, rows, first);
-        }
-    }
-}
-
-pub(crate) fn all_finite(values: &[f32]) -> bool {
-    // Without an early exit, so that it becomes vector instructions.
-    values.iter().fold(true, |finite, value| finite & value.is_finite())
-}
-
-impl Hidden<'_> {
-    fn len(&self) -> usize {
-        match self {
-            Self::F32(values) => values.len(),
-            Self::F16(values) => values.len(),
-            Self::Bf16(values) => values.len(),
-        }
-    }
-
-    /// The size in memory.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        match self {
-            Self::F32(values) => size_of_val(*values),
-            Self::F16(values) => size_of_val(*values),
-            Self::Bf16(values) => size_of_val(*values),
-        }
-    }
-
-    fn value(&self, index: usize) -> f32 {
-        match self {
-            Self::F32(values) => values[index],
-            Self::F16(values) => values[index].to_f32(),
-            Self::Bf16(values) => bf16::from_bits(values[index]).to_f32(),
-        }
-    }
-}
-
-impl Mask<'_> {
-    fn len(&self) -> usize {
-        match self {
-            Self::Bits8(mask) => mask.len(),
-            Self::Bits16(mask) => mask.len(),
-            Self::Bits32(mask) => mask.len(),
-            Self::Bits64(mask) => mask.len(),
-        }
-    }
-
-    /// Appends the runs of the mask in `tokens`.
-    fn runs(&self, tokens: Range<usize>, runs: &mut Vec<Range<usize>>) {
-        fn find<T: Copy + Default + PartialEq>(mask: &[T], base: usize, runs: &mut Vec<Range<usize>>) {
-            let mut end = base;
-            for stretch in mask.chunk_by(|left, right| (*left == T::default()) == (*right == T::default())) {
-                let start = end;
-                end += stretch.len();
-                if stretch[0] != T::default() {
-                    runs.push(start..end);
-                }
-            }
-        }
-        let base = tokens.start;
-        match self {
-            Self::Bits8(mask) => find(&mask[tokens], base, runs),
-            Self::Bits16(mask) => find(&mask[tokens], base, runs),
-            Self::Bits32(mask) => find(&mask[tokens], base, runs),
-            Self::Bits64(mask) => find(&mask[tokens], base, runs),
         }
     }
 }

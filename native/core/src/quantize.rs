@@ -4,8 +4,8 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use crate::error::{Error, Reason, Result};
+use crate::numeric::{all_finite, inverse_norm, scaled};
 use crate::parallel;
-use crate::pool::all_finite;
 
 /// Below this many bytes of vectors a second thread costs more than it saves: it takes about 30 us to start.
 const BYTES_WORTH_A_THREAD: usize = 1 << 19;
@@ -155,27 +155,6 @@ pub(crate) fn check_dimensions(length: usize, [rows, width]: [usize; 2], dimensi
         Some(dimensions) if (1..=width).contains(&dimensions) => Ok(dimensions),
         Some(dimensions) => Err(Error::new(Reason::OutOfRange, format!("dimensions is {dimensions}; the vectors have 1 to {width}"))),
     }
-}
-
-/// One over the length of a row; 1 for a row of zeros. The squares are summed in float64, where no float32 overflows and none vanishes.
-pub(crate) fn inverse_norm(row: &[f32]) -> f64 {
-    // Eight sums instead of one, so that they become vector instructions.
-    let mut sums = [0.0_f64; 8];
-    let (blocks, rest) = row.as_chunks::<8>();
-    for block in blocks {
-        for (sum, value) in sums.iter_mut().zip(block) {
-            *sum += f64::from(*value) * f64::from(*value);
-        }
-    }
-    let rest: f64 = rest.iter().map(|value| f64::from(*value) * f64::from(*value)).sum();
-    let square = sums.iter().sum::<f64>() + rest;
-    if square > 0.0 { square.sqrt().recip() } else { 1.0 }
-}
-
-/// A value times a factor, rounded once.
-#[allow(clippy::cast_possible_truncation, reason = "rounding to float32 is meant")]
-pub(crate) fn scaled(value: f32, factor: f64) -> f32 {
-    (f64::from(value) * factor) as f32
 }
 
 /// The scale of int8: the largest absolute value becomes 127.

@@ -196,6 +196,19 @@ fn a_failure_of_the_model_names_the_text() {
 }
 
 #[test]
+fn a_panic_of_the_library_names_the_text() {
+    // The second of two templates meets more parts than it knows of, which the library has left as a todo.
+    let template = r#"{"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "x", "type_id": 0}},
+        {"SpecialToken": {"id": "x", "type_id": 0}}], "pair": [], "special_tokens": {"x": {"id": "x", "ids": [0], "tokens": ["x"]}}}"#;
+    let sequence = format!(r#""post_processor": {{"type": "Sequence", "processors": [{template}, {template}]}}"#);
+    let json = WORD_LEVEL.replace(r#""post_processor": null"#, &sequence);
+    let tokenizer = Tokenizer::from_json(json.as_bytes()).unwrap();
+    let error = tokenizer.encode(&["known"], None, &options()).unwrap_err();
+    assert_eq!((error.reason, error.index), (Reason::TokenizationFailed, Some(0)));
+    assert!(error.message.contains("panicked"), "{error}");
+}
+
+#[test]
 fn what_is_no_tokenizer_is_refused() {
     for json in ["", "{}", "null", "{\"version\": \"1.0\"}", "not json"] {
         assert_eq!(Tokenizer::from_json(json.as_bytes()).unwrap_err().reason, Reason::InvalidTokenizer, "{json}");
