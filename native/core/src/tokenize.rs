@@ -3,10 +3,10 @@
 //! The parts of a tokenizer are run here one after the other, instead of through `Tokenizer::encode`: that reads its truncation from the
 //! shared tokenizer, while here every call brings its own, and it does not tell how long a text was before it was cut.
 
-use std::cmp;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{cmp, iter};
 
-use tokenizers::{Encoding, Model, OffsetType, PostProcessor, PreTokenizer, Tokenizer as Inner, TruncationDirection};
+use tokenizers::{Encoding, Model, OffsetType, PostProcessor, PreTokenizer, Tokenizer as Inner};
 
 use crate::error::{Error, Reason, Result};
 use crate::parallel;
@@ -199,16 +199,12 @@ impl Tokenizer {
 /// the sides after it has stopped to tokenize each of them at its limit (version 0.23.2); 0.23.3, which is published for Python alone,
 /// compares what they really have, as is done here.
 fn truncate(first: &mut Encoding, second: Option<&mut Encoding>, room: usize, side: TruncationSide) {
-    let direction = match side {
-        TruncationSide::Left => TruncationDirection::Left,
-        TruncationSide::Right => TruncationDirection::Right,
-    };
     match second {
-        None => cut(first, room, direction),
+        None => cut(first, room, side),
         Some(second) => {
             let [first_room, second_room] = share([first.len(), second.len()], room);
-            cut(first, first_room, direction);
-            cut(second, second_room, direction);
+            cut(first, first_room, side);
+            cut(second, second_room, side);
         }
     }
 }
@@ -220,10 +216,28 @@ fn share(lengths: [usize; 2], room: usize) -> [usize; 2] {
     if lengths[0] > lengths[1] { [longer, shorter] } else { [shorter, longer] }
 }
 
-/// Cuts an encoding, and drops the overflow that the library keeps beside it.
-fn cut(encoding: &mut Encoding, length: usize, direction: TruncationDirection) {
-    encoding.truncate(length, 0, direction);
-    encoding.take_overflowing();
+/// Cuts an encoding to `length` tokens. The library's own `truncate` also makes encodings of everything that it cuts off: of a long text
+/// that is cut to one token, as many as the text has tokens.
+fn cut(encoding: &mut Encoding, length: usize, side: TruncationSide) {
+    let tokens = encoding.len();
+    if length >= tokens {
+        return;
+    }
+    let kept = match side {
+        TruncationSide::Left => tokens - length..tokens,
+        TruncationSide::Right => 0..length,
+    };
+    *encoding = Encoding::new(
+        encoding.get_ids()[kept.clone()].to_vec(),
+        encoding.get_type_ids()[kept.clone()].to_vec(),
+        encoding.get_tokens()[kept.clone()].to_vec(),
+        encoding.get_word_ids()[kept.clone()].to_vec(),
+        encoding.get_offsets()[kept.clone()].to_vec(),
+        encoding.get_special_tokens_mask()[kept.clone()].to_vec(),
+        encoding.get_attention_mask()[kept].to_vec(),
+        Vec::new(),
+        iter::empty().collect(),
+    );
 }
 
 fn failed(message: &str) -> Error {

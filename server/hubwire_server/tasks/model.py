@@ -11,7 +11,7 @@ from typing import Protocol
 
 from hubwire_server._native import NativeError, Tokenizer
 from hubwire_server.errors import HubwireError, Reason
-from hubwire_server.models.description import LoadedModel, LoadSpec, Task
+from hubwire_server.models.description import LoadedModel, LoadSpec, ModelDescription, Task
 from hubwire_server.models.registry import Model, ModelState, Registry
 from hubwire_server.models.sources import ResolvedModel, resolve
 
@@ -167,7 +167,7 @@ class ModelTask:
             self._fail(model, steps, HubwireError(Reason.MODEL_LOAD_FAILED, text, model=model.name))
         else:
             self._registry.set_state(model, ModelState.READY)
-            log.info("model %s is ready: %s", model.name, loaded.description)
+            log.info("model %s is ready: %s", model.name, _summary(loaded.description))
             steps.put_nowait(LoadProgress(state=ModelState.READY, message="the model serves", model=model))
 
     async def _resolve(self, model: Model, steps: asyncio.Queue[LoadProgress | HubwireError]) -> ResolvedModel:
@@ -206,3 +206,9 @@ class ModelTask:
         log.error("model %s could not be loaded: %s", model.name, error.message)
         self._registry.set_state(model, ModelState.FAILED, error)
         steps.put_nowait(error)
+
+
+def _summary(model: ModelDescription) -> str:
+    """A model in one line, for the log."""
+    padding = "no padding" if model.packed else f"padded ({model.packed_note})"
+    return f"{model.architecture}, {model.device}, {model.dtype}, {padding}, {model.dimensions} dimensions, up to {model.max_tokens} tokens a text"
