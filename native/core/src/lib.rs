@@ -3,7 +3,7 @@
 //! ```text
 //! tokenize   texts -> ragged batch of token ids          ragged     the batch, offsets, and the checks on them
 //! pool       hidden states -> one vector a text          hidden     what it reads
-//! simd       its loops, for each instruction set         numeric    the arithmetic of single rows
+//! simd       its loops, for each instruction set         numeric    the arithmetic of rows
 //! quantize   vectors -> float16, int8, bits              wire       vectors -> protobuf bytes
 //! parallel   one call over a bounded number of threads   error      everything that can be refused
 //! ```

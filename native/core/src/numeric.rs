@@ -1,5 +1,18 @@
 //! The arithmetic of single rows that pooling and quantization share.
 
+use crate::error::{Error, Reason, Result};
+
+/// Room for rows of results. A shape such as (2^50, 0, 64) costs nothing to make and has results that no machine can hold, where plain
+/// allocation would end the process.
+pub(crate) fn zeros<T: Clone + Default>(rows: usize, width: usize) -> Result<Vec<T>> {
+    let refuse = || Error::new(Reason::OutOfRange, format!("{rows} rows of {width} values do not fit into memory"));
+    let count = rows.checked_mul(width).ok_or_else(refuse)?;
+    let mut values = Vec::new();
+    values.try_reserve_exact(count).map_err(|_| refuse())?;
+    values.resize(count, T::default());
+    Ok(values)
+}
+
 /// Whether no value is NaN or infinite.
 pub(crate) fn all_finite(values: &[f32]) -> bool {
     // Without an early exit, so that it becomes vector instructions.

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use crate::error::{Error, Reason, Result};
 pub use crate::hidden::{Hidden, Mask};
-use crate::numeric::{all_finite, normalize};
+use crate::numeric::{all_finite, normalize, zeros};
 use crate::parallel;
 use crate::ragged::Offsets;
 use crate::simd::{Kernels, Rows, Weights};
@@ -91,7 +91,7 @@ fn pool(
         return Err(Error::new(Reason::ShapeMismatch, message));
     }
     check_skip(options.skip, texts)?;
-    let mut pooled = vec![0.0; texts * width];
+    let mut pooled = zeros(texts, width)?;
     if width == 0 {
         return Ok(pooled);
     }

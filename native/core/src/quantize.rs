@@ -4,7 +4,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use crate::error::{Error, Reason, Result};
-use crate::numeric::{all_finite, inverse_norm, scaled};
+use crate::numeric::{all_finite, inverse_norm, scaled, zeros};
 use crate::parallel;
 
 /// Below this many bytes of vectors a second thread costs more than it saves: it takes about 30 us to start.
@@ -127,7 +127,7 @@ impl Job<'_> {
         write: impl Fn(&Row, &mut [T]) -> Result<f32> + Sync,
     ) -> Result<(Vec<T>, Vec<f32>)> {
         let rows = self.rows;
-        let (mut values, mut scales) = (vec![T::default(); rows * out_width], vec![0.0; rows]);
+        let (mut values, mut scales) = (zeros(rows, out_width)?, zeros(rows, 1)?);
         if values.is_empty() {
             return Ok((values, scales));
         }

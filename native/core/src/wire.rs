@@ -130,6 +130,8 @@ impl<'a> Rows<'a> {
         let encoding = self.options.encoding;
         out.tag(encoding.field(), LENGTH_DELIMITED);
         out.varint(self.payload_bytes(indices.len()));
+        // Rows of no values are not bounded by memory, and there is nothing in them.
+        let indices = if self.kept == 0 { 0..0 } else { indices };
         if encoding == WireEncoding::Int8Bytes {
             let mut largest = 0.0_f32;
             for index in indices.clone() {
@@ -178,7 +180,8 @@ impl<'a> RepeatedVectors<'a> {
 
 impl Message for RepeatedVectors<'_> {
     fn len(&self) -> usize {
-        self.rows.count * delimited_bytes(self.field, self.rows.vector_bytes(1))
+        // Rows of no values are not bounded by memory.
+        self.rows.count.saturating_mul(delimited_bytes(self.field, self.rows.vector_bytes(1)))
     }
 
     fn write(&self, out: &mut [u8]) -> Result<()> {

@@ -317,3 +317,11 @@ fn a_negative_skip_is_refused_with_its_index() {
     let error = pool_ragged(Hidden::F32(&[0.0; 4]), [4, 1], &[0, 2, 4], &negative).unwrap_err();
     assert_eq!((error.reason, error.index), (Reason::OutOfRange, Some(1)));
 }
+
+#[test]
+fn results_that_no_memory_holds_are_refused() {
+    for (texts, width) in [(1 << 50, 64), (usize::MAX, 2)] {
+        let result = pool_padded(Hidden::F32(&[]), [texts, 0, width], Mask::Bits8(&[]), [texts, 0], &options(Mode::Mean));
+        assert_eq!(result.unwrap_err().reason, Reason::OutOfRange);
+    }
+}

@@ -169,6 +169,8 @@ fn a_message_beyond_the_limit_of_protobuf_is_refused() {
     assert_eq!(Matrix::new(rows).unwrap_err().reason, Reason::OutOfRange);
     let rows = Rows::new(&vectors, [1 << 20, 1 << 9], options(WireEncoding::BinaryBytes)).unwrap();
     assert!(Matrix::new(rows).unwrap().len() > 1 << 26);
+    let rows = Rows::new(&[], [usize::MAX, 0], options(WireEncoding::Float)).unwrap();
+    assert_eq!(RepeatedVectors::new(rows, 1).unwrap_err().reason, Reason::OutOfRange);
 }
 
 #[test]
