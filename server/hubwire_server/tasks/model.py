@@ -211,4 +211,5 @@ class ModelTask:
 def _summary(model: ModelDescription) -> str:
     """A model in one line, for the log."""
     padding = "no padding" if model.packed else f"padded ({model.packed_note})"
-    return f"{model.architecture}, {model.device}, {model.dtype}, {padding}, {model.dimensions} dimensions, up to {model.max_tokens} tokens a text"
+    size = f"{model.dimensions} dimensions, up to {model.max_tokens} tokens a text"
+    return f"{model.architecture}, {model.device}, {model.dtype}, {padding}, {size}"
