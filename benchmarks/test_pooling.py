@@ -1,7 +1,7 @@
 """Pooling of one batch of hidden states, shape (32, 128, 384), on one thread: ours against torch and numpy.
 
-A fifth of the positions is padding, which is the most that the scheduler lets into a batch; `full` and `large` have none. These 6 MB fit into the
-third-level cache of a server, where torch's extra passes over them are cheap; `large` does not.
+A fifth of the positions is padding, which is the most that the scheduler lets into a batch; `full` and `large` have none.
+These 6 MB fit into the third-level cache of a server, where torch's extra passes over them are cheap; `large` does not.
 """
 
 from __future__ import annotations
