@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from hubwire_server._native import simd_level
+
 _RATIOS: dict[str, str] = {}
 
 
@@ -57,3 +59,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("ratios")
         for name, text in _RATIOS.items():
             terminalreporter.line(f"{name:45}{text}")
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    """Ratios depend on the instruction set: the results carry it."""
+    machine_info["simd"] = simd_level()

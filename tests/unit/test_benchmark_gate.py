@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ def gate(tmp_path, monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "RECORDED", tmp_path / "recorded.json")
-    (tmp_path / "recorded.json").write_text(json.dumps({"ratios": {"pooling": 9.0, "wire": 12.0}}))
+    recorded = {"promised": {"pooling": 6.0}, "recorded": {"avx2": {"ratios": {"pooling": 9.0, "wire": 12.0}}}}
+    (tmp_path / "recorded.json").write_text(json.dumps(recorded))
     return module
 
 
@@ -25,10 +27,10 @@ def gate(tmp_path, monkeypatch):
 def run(gate, tmp_path):
     """Runs the gate over some ratios and returns its exit code."""
 
-    def run(*extra, **ratios):
+    def run(*extra, simd="avx2", **ratios):
         results = {
             "benchmarks": [{"extra_info": {"ratio_name": name, "ratio": ratio}} for name, ratio in ratios.items()] + [{"extra_info": {}}],
-            "machine_info": {"cpu": {"brand_raw": "a cpu", "count": 2}, "python_version": "3.11"},
+            "machine_info": {"cpu": {"brand_raw": "a cpu", "count": 2}, "python_version": "3.11", "simd": simd},
             "commit_info": {"id": "abc"},
             "datetime": "now",
         }
@@ -57,18 +59,33 @@ def test_a_ratio_that_nobody_recorded_fails(run):
     assert run(pooling=9.0, wire=12.0, new=1.0) == 1
 
 
-def test_recording_keeps_ratios_machine_and_commit(run, gate):
-    assert run("--record", pooling=3.0) == 0
-    recorded = json.loads(gate.RECORDED.read_text())
-    assert recorded["ratios"] == {"pooling": 3.0}
-    assert (recorded["machine"]["cpu"], recorded["commit"]) == ("a cpu", "abc")
-    assert run(pooling=2.9) == 0
-    assert run(pooling=1.9) == 1
+def test_an_instruction_set_that_nobody_recorded_is_held_to_the_promise(run, capsys):
+    assert run(pooling=4.1, simd="neon") == 0
+    assert run(pooling=3.9, simd="neon") == 1
+    assert "below 4.00x" in capsys.readouterr().err
 
 
-def test_the_recorded_ratios_of_the_repository_name_every_benchmark():
+def test_recording_keeps_ratios_machine_and_commit_for_its_own_instruction_set(run, gate):
+    assert run("--record", pooling=3.0, simd="neon") == 0
+    recorded = json.loads(gate.RECORDED.read_text())["recorded"]
+    assert recorded["neon"]["ratios"] == {"pooling": 3.0}
+    assert recorded["avx2"]["ratios"] == {"pooling": 9.0, "wire": 12.0}
+    assert (recorded["neon"]["machine"]["cpu"], recorded["neon"]["commit"]) == ("a cpu", "abc")
+    assert run(pooling=2.1, simd="neon") == 0
+    assert run(pooling=1.9, simd="neon") == 1
+
+
+def test_of_several_runs_the_lowest_ratio_is_recorded(gate):
+    run = {"machine_info": {"cpu": {}, "python_version": ""}, "commit_info": {"id": ""}, "datetime": ""}
+    runs = [run | {"benchmarks": [{"extra_info": {"ratio_name": "pooling", "ratio": ratio}}]} for ratio in (5.0, 4.0, 6.0)]
+    assert gate.record(runs)["ratios"] == {"pooling": 4.0}
+
+
+def test_the_record_of_the_repository_names_every_benchmark_and_its_machine():
     recorded = json.loads((PATH.parent / "recorded.json").read_text())
     sources = "".join(path.read_text() for path in PATH.parent.glob("test_*.py"))
-    assert recorded["ratios"]
-    assert all(f'"{name}"' in sources for name in recorded["ratios"])
-    assert recorded["machine"]["cpu"]
+    assert set(re.findall(r'compare\(\s*"(\w+)"', sources)) == set(recorded["promised"])
+    assert recorded["recorded"]
+    for entry in recorded["recorded"].values():
+        assert set(entry["ratios"]) == set(recorded["promised"])
+        assert entry["machine"]["cpu"]
