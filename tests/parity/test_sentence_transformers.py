@@ -18,32 +18,9 @@ import torch
 from hubwire_server import _native
 from hubwire_server.backends.base import LoadOptions, RaggedBatch
 from hubwire_server.backends.loading import LoadedEmbeddingModel, load_embedding_model
+from tests.parity.compare import Vectors, assert_equal, cosines
 from tests.parity.texts import make_texts
 from tests.unit.backends.tiny_models import MINILM, make_model, save_folder
-
-Vectors = np.ndarray[Any, np.dtype[np.float32]]
-
-
-@pytest.fixture(scope="module")
-def st() -> ModuleType:
-    """sentence-transformers, whose import and loading warn of their own dependencies."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import sentence_transformers
-        import sentence_transformers.sentence_transformer.modules  # reached as an attribute
-    return sentence_transformers
-
-
-@pytest.fixture(scope="module")
-def theirs(st: ModuleType) -> Callable[..., Any]:
-    """Loads a folder with sentence-transformers in float32 on the CPU."""
-
-    def load(path: Path) -> Any:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return st.SentenceTransformer(str(path), device="cpu", local_files_only=True)
-
-    return load
 
 
 @pytest.fixture(scope="module")
@@ -69,18 +46,6 @@ def embed(model: LoadedEmbeddingModel, texts: list[str], *, prompt: str = "", mo
         start += len(some)
     vectors = np.concatenate(parts)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12) if model.head.normalize else vectors
-
-
-def cosines(ours: Vectors, expected: Vectors) -> Vectors:
-    a, b = ours.astype(np.float64), np.asarray(expected, np.float64)
-    return (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
-
-
-def assert_equal(ours: Vectors, expected: Any) -> None:
-    expected = np.asarray(expected, dtype=np.float32)
-    assert ours.shape == expected.shape
-    assert cosines(ours, expected).min() >= 0.99999
-    assert np.abs(ours - expected).max() / expected.std() < 1e-4
 
 
 def test_500_texts_in_batches_and_alone(minilm: LoadedEmbeddingModel, theirs: Callable[..., Any]) -> None:
