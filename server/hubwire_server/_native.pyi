@@ -25,6 +25,7 @@ __all__ = [
     "convert",
     "encode_matrix",
     "encode_stream_results",
+    "encode_token_embeddings",
     "encode_vectors",
     "pool_padded",
     "pool_ragged",
@@ -199,6 +200,26 @@ def encode_matrix(vectors: NDArray[np.float32], *, normalize: bool = False, enco
     """The bytes of ONE hubwire.v1.Vector whose values are all rows of vectors, shape (n, h), one after the other; no field tag around it.
 
     normalize works row by row. int8 has one scale for the whole matrix; binary pads at the end of each row.
+    """
+
+def encode_token_embeddings(
+    vectors: NDArray[np.float32],
+    offsets: NDArray[np.int64],
+    ids: NDArray[np.int32],
+    spans: NDArray[np.uint32],
+    special_tokens_mask: NDArray[np.bool_],
+    *,
+    normalize: bool = False,
+    encoding: WireEncoding = "float",
+) -> bytes:
+    """The bytes of `repeated hubwire.v1.TokenEmbeddings embeddings = 1`, one a text, ready to be put before or after the serialized rest of
+    the message.
+
+    vectors has the shape (T, h); the other arrays are those of a RaggedBatch of the same T tokens. The vector of each text is what
+    encode_matrix gives for its rows, so int8 has one scale a text. An empty text gives an entry without tokens.
+    Raises NativeError: "shape_mismatch"; "offsets_out_of_order", with the index, where offsets do not begin at 0, fall, or do not end at T;
+    "out_of_range" with the text where an id is negative, and without one where the message would have 2 GiB or more; "not_finite" with the
+    text where it holds NaN, infinity, or a value that float16 cannot hold.
     """
 
 def simd_level() -> str:

@@ -6,6 +6,7 @@ use half::f16;
 
 use crate::error::{Error, Reason, Result};
 use crate::quantize::{Row, check_dimensions, int8_scale};
+use crate::ragged::Offsets;
 
 /// A message has less than 2 GiB: the limit of protobuf itself.
 const MAX_MESSAGE_BYTES: usize = i32::MAX as usize;
@@ -15,6 +16,7 @@ const MAX_FIELD: u32 = (1 << 29) - 1;
 const RESERVED_FIELDS: std::ops::RangeInclusive<u32> = 19_000..=19_999;
 
 /// The wire types in use, which are the lowest three bits of a tag.
+const VARINT: u32 = 0;
 const LENGTH_DELIMITED: u32 = 2;
 const FIXED32: u32 = 5;
 
@@ -28,6 +30,14 @@ const SCALE_BYTES: usize = 5;
 const RESPONSE_RESULTS: u32 = 1;
 const RESULT_ID: u32 = 1;
 const RESULT_VECTOR: u32 = 2;
+/// Fields of `hubwire.v1.EmbedTokensResponse`, `hubwire.v1.TokenEmbeddings` and `hubwire.v1.Span`.
+const RESPONSE_EMBEDDINGS: u32 = 1;
+const TOKEN_VECTORS: u32 = 1;
+const TOKEN_IDS: u32 = 2;
+const TOKEN_SPANS: u32 = 3;
+const TOKEN_SPECIAL: u32 = 4;
+const SPAN_START: u32 = 1;
+const SPAN_END: u32 = 2;
 
 /// The form of the numbers on the wire, after `hubwire.v1.VectorEncoding`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +94,7 @@ pub trait Message {
     /// Writes `len` bytes.
     ///
     /// # Errors
-    /// `NotFinite` with the row. What `out` then holds is of no use.
+    /// `NotFinite` with the row, or with the text where a message has several rows a text. What `out` then holds is of no use.
     fn write(&self, out: &mut [u8]) -> Result<()>;
 }
 
@@ -118,8 +128,11 @@ impl<'a> Rows<'a> {
         rows * self.options.encoding.row_bytes(self.kept)
     }
 
-    /// The bytes of a `Vector` that holds so many rows.
+    /// The bytes of a `Vector` that holds so many rows. Without a value it is empty, as protobuf leaves out what is.
     fn vector_bytes(&self, rows: usize) -> usize {
+        if self.payload_bytes(rows) == 0 {
+            return 0;
+        }
         let scale = if self.options.encoding == WireEncoding::Int8Bytes { SCALE_BYTES } else { 0 };
         delimited_bytes(self.options.encoding.field(), self.payload_bytes(rows)) + scale
     }
@@ -128,10 +141,12 @@ impl<'a> Rows<'a> {
     /// protobuf allows and which keeps the length independent of the values.
     fn write_vector(&self, indices: std::ops::Range<usize>, out: &mut Cursor) -> Result<()> {
         let encoding = self.options.encoding;
+        let payload = self.payload_bytes(indices.len());
+        if payload == 0 {
+            return Ok(());
+        }
         out.tag(encoding.field(), LENGTH_DELIMITED);
-        out.varint(self.payload_bytes(indices.len()));
-        // Rows of no values are not bounded by memory, and there is nothing in them.
-        let indices = if self.kept == 0 { 0..0 } else { indices };
+        out.varint(payload);
         if encoding == WireEncoding::Int8Bytes {
             let mut largest = 0.0_f32;
             for index in indices.clone() {
@@ -269,6 +284,106 @@ impl Message for Matrix<'_> {
     }
 }
 
+/// What is known of the tokens of n texts beside their vectors, one text after the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Tokens<'a> {
+    /// Where each text begins, and the number of tokens at the end.
+    pub offsets: &'a [i64],
+    /// Vocabulary numbers.
+    pub ids: &'a [i32],
+    /// Start and end of each token in its text.
+    pub spans: &'a [[u32; 2]],
+    /// Not zero where the tokenizer added the token.
+    pub special_tokens_mask: &'a [u8],
+}
+
+/// `repeated hubwire.v1.TokenEmbeddings embeddings = 1`, one a text.
+#[derive(Debug)]
+pub struct TokenEmbeddings<'a> {
+    rows: Rows<'a>,
+    offsets: Offsets<'a>,
+    tokens: Tokens<'a>,
+    sizes: Vec<EntrySize>,
+}
+
+/// The bytes of one `TokenEmbeddings`, and of the numbers in its `token_ids`.
+#[derive(Debug)]
+struct EntrySize {
+    entry: usize,
+    ids: usize,
+}
+
+impl<'a> TokenEmbeddings<'a> {
+    /// The embeddings of the texts that `tokens` delimits in `rows`.
+    ///
+    /// # Errors
+    /// `ShapeMismatch` where there is not one of each a row, `OffsetsOutOfOrder`, `OutOfRange` with the text where an id is negative, and
+    /// `OutOfRange` where the message would have 2 GiB or more.
+    pub fn new(rows: Rows<'a>, tokens: Tokens<'a>) -> Result<Self> {
+        let lengths = [("ids", tokens.ids.len()), ("spans", tokens.spans.len()), ("marks", tokens.special_tokens_mask.len())];
+        if let Some((name, length)) = lengths.into_iter().find(|(_, length)| *length != rows.count) {
+            return Err(Error::new(Reason::ShapeMismatch, format!("{length} {name} for {} rows", rows.count)));
+        }
+        let offsets = Offsets::check(tokens.offsets, rows.count)?;
+        let mut sizes = Vec::with_capacity(offsets.rows());
+        for text in 0..offsets.rows() {
+            let range = offsets.row(text);
+            let mut ids = 0;
+            for id in &tokens.ids[range.clone()] {
+                let unsigned =
+                    usize::try_from(*id).map_err(|_| Error::at(Reason::OutOfRange, text, format!("text {text} has the id {id}")))?;
+                ids += varint_bytes(unsigned);
+            }
+            let spans: usize = tokens.spans[range.clone()].iter().map(|span| delimited_bytes(TOKEN_SPANS, span_bytes(*span))).sum();
+            // Packed fields without a number are left out.
+            let packed = if range.is_empty() { 0 } else { delimited_bytes(TOKEN_IDS, ids) + delimited_bytes(TOKEN_SPECIAL, range.len()) };
+            let entry = delimited_bytes(TOKEN_VECTORS, rows.vector_bytes(range.len())) + packed + spans;
+            sizes.push(EntrySize { entry, ids });
+        }
+        check_size(Self { rows, offsets, tokens, sizes })
+    }
+}
+
+impl Message for TokenEmbeddings<'_> {
+    fn len(&self) -> usize {
+        self.sizes.iter().map(|size| delimited_bytes(RESPONSE_EMBEDDINGS, size.entry)).sum()
+    }
+
+    fn write(&self, out: &mut [u8]) -> Result<()> {
+        let mut out = Cursor(out);
+        for (text, size) in self.sizes.iter().enumerate() {
+            let range = self.offsets.row(text);
+            out.tag(RESPONSE_EMBEDDINGS, LENGTH_DELIMITED);
+            out.varint(size.entry);
+            out.tag(TOKEN_VECTORS, LENGTH_DELIMITED);
+            out.varint(self.rows.vector_bytes(range.len()));
+            let written = self.rows.write_vector(range.clone(), &mut out);
+            written.map_err(|error| Error::at(error.reason, text, format!("text {text}: {}", error.message)))?;
+            if range.is_empty() {
+                continue;
+            }
+            out.tag(TOKEN_IDS, LENGTH_DELIMITED);
+            out.varint(size.ids);
+            for id in &self.tokens.ids[range.clone()] {
+                out.varint(id.cast_unsigned() as usize);
+            }
+            for span in &self.tokens.spans[range.clone()] {
+                out.tag(TOKEN_SPANS, LENGTH_DELIMITED);
+                out.varint(span_bytes(*span));
+                for (field, value) in [SPAN_START, SPAN_END].into_iter().zip(*span).filter(|(_, value)| *value != 0) {
+                    out.tag(field, VARINT);
+                    out.varint(value as usize);
+                }
+            }
+            out.tag(TOKEN_SPECIAL, LENGTH_DELIMITED);
+            out.varint(range.len());
+            let marks = &self.tokens.special_tokens_mask[range];
+            out.take(marks.len()).iter_mut().zip(marks).for_each(|(out, mark)| *out = u8::from(*mark != 0));
+        }
+        Ok(())
+    }
+}
+
 fn check_size<M: Message>(message: M) -> Result<M> {
     if message.len() > MAX_MESSAGE_BYTES {
         return Err(Error::new(Reason::OutOfRange, format!("{} bytes do not fit a protobuf message", message.len())));
@@ -284,6 +399,12 @@ fn varint_bytes(value: usize) -> usize {
 /// The bytes of a field of so many bytes, its tag and its length included.
 fn delimited_bytes(field: u32, length: usize) -> usize {
     varint_bytes((field << 3) as usize) + varint_bytes(length) + length
+}
+
+/// The bytes of a `Span`. A zero is the default, which protobuf leaves out.
+fn span_bytes(span: [u32; 2]) -> usize {
+    // Both tags have one byte.
+    span.into_iter().filter(|value| *value != 0).map(|value| 1 + varint_bytes(value as usize)).sum()
 }
 
 /// What remains to be written.

@@ -5,7 +5,7 @@ mod common;
 use common::Random;
 use hubwire_core::Reason;
 use hubwire_core::quantize::{self, Encoding, Values, convert};
-use hubwire_core::wire::{Matrix, Message, Options, RepeatedVectors, Rows, StreamResults, WireEncoding};
+use hubwire_core::wire::{Matrix, Message, Options, RepeatedVectors, Rows, StreamResults, TokenEmbeddings, Tokens, WireEncoding};
 
 const ENCODINGS: [WireEncoding; 5] =
     [WireEncoding::Float, WireEncoding::Float32Bytes, WireEncoding::Float16Bytes, WireEncoding::Int8Bytes, WireEncoding::BinaryBytes];
@@ -147,6 +147,165 @@ fn a_matrix_holds_all_rows() {
     assert_eq!(fields(&bytes), [(2, &integers[..]), (3, &scale[..])]);
 }
 
+/// The tokens of texts of so many tokens each.
+struct Batch {
+    offsets: Vec<i64>,
+    ids: Vec<i32>,
+    spans: Vec<[u32; 2]>,
+    special_tokens_mask: Vec<u8>,
+}
+
+impl Batch {
+    /// Tokens of numbers of every length, and of zeros among them.
+    fn new(random: &mut Random, lengths: &[usize]) -> Self {
+        let tokens = lengths.iter().sum();
+        let offsets = std::iter::once(0).chain(lengths.iter().scan(0, |end, length| {
+            *end += i64::try_from(*length).unwrap();
+            Some(*end)
+        }));
+        let mut number = || u32::try_from(random.next() >> 32).unwrap().checked_shr(random.pick(&[0, 8, 16, 24, 30, 32])).unwrap_or(0);
+        Self {
+            offsets: offsets.collect(),
+            spans: (0..tokens).map(|_| [number(), number()]).collect(),
+            ids: (0..tokens).map(|_| (number() >> 1).cast_signed()).collect(),
+            special_tokens_mask: (0..tokens).map(|_| random.pick(&[0, 0, 1, 2, 255])).collect(),
+        }
+    }
+
+    fn tokens(&self) -> Tokens<'_> {
+        let Self { offsets, ids, spans, special_tokens_mask } = self;
+        Tokens { offsets, ids, spans, special_tokens_mask }
+    }
+}
+
+fn naive_varint(mut value: u64) -> Vec<u8> {
+    let mut bytes = vec![];
+    while value >= 128 {
+        bytes.push(u8::try_from(value % 128).unwrap() + 128);
+        value /= 128;
+    }
+    bytes.push(u8::try_from(value).unwrap());
+    bytes
+}
+
+fn naive_delimited(field: u64, content: &[u8]) -> Vec<u8> {
+    [naive_varint(field * 8 + 2), naive_varint(content.len() as u64), content.to_vec()].concat()
+}
+
+/// The bytes that token embeddings should have, each part made on its own and copied into the one around it.
+fn naive_token_embeddings(vectors: &[f32], width: usize, tokens: Tokens, options: Options) -> Vec<u8> {
+    let mut message = vec![];
+    for pair in tokens.offsets.windows(2) {
+        let range = usize::try_from(pair[0]).unwrap()..usize::try_from(pair[1]).unwrap();
+        let rows = Rows::new(&vectors[range.start * width..range.end * width], [range.len(), width], options).unwrap();
+        let mut entry = naive_delimited(1, &written(&Matrix::new(rows).unwrap()));
+        if !range.is_empty() {
+            let ids: Vec<Vec<u8>> = tokens.ids[range.clone()].iter().map(|id| naive_varint(u64::try_from(*id).unwrap())).collect();
+            entry.extend(naive_delimited(2, &ids.concat()));
+        }
+        for [start, end] in &tokens.spans[range.clone()] {
+            let mut span = vec![];
+            if *start > 0 {
+                span.extend([vec![8], naive_varint((*start).into())].concat());
+            }
+            if *end > 0 {
+                span.extend([vec![16], naive_varint((*end).into())].concat());
+            }
+            entry.extend(naive_delimited(3, &span));
+        }
+        if !range.is_empty() {
+            let marks: Vec<u8> = tokens.special_tokens_mask[range].iter().map(|mark| u8::from(*mark > 0)).collect();
+            entry.extend(naive_delimited(4, &marks));
+        }
+        message.extend(naive_delimited(1, &entry));
+    }
+    message
+}
+
+#[test]
+fn token_embeddings_are_what_a_naive_encoder_writes() {
+    for seed in 0..500 {
+        let mut random = Random::new(seed);
+        let width = random.pick(&[0, 1, 7, 16, 31, 384]);
+        let lengths: Vec<usize> = (0..random.below(6)).map(|_| random.pick(&[0, 0, 1, 2, 5, 127, 128, 300])).collect();
+        let batch = Batch::new(&mut random, &lengths);
+        let vectors = random.values(batch.ids.len() * width);
+        let options = Options { dimensions: None, normalize: random.chance(), encoding: random.pick(&ENCODINGS) };
+        let rows = Rows::new(&vectors, [batch.ids.len(), width], options).unwrap();
+        let found = written(&TokenEmbeddings::new(rows, batch.tokens()).unwrap());
+        assert!(found == naive_token_embeddings(&vectors, width, batch.tokens(), options), "seed {seed}");
+    }
+}
+
+#[test]
+fn token_numbers_of_every_length_are_right() {
+    // One value below, at and above each size where a number gets one byte longer.
+    let mut edges: Vec<u32> = [7, 14, 21, 28].into_iter().flat_map(|bits| [(1 << bits) - 1, 1 << bits, (1 << bits) + 1]).collect();
+    edges.extend([0, 1, u32::MAX]);
+    let batch = Batch {
+        offsets: vec![0, i64::try_from(edges.len()).unwrap()],
+        ids: edges.iter().map(|edge| i32::try_from(*edge).unwrap_or(i32::MAX)).collect(),
+        spans: edges.iter().zip(edges.iter().rev()).map(|(start, end)| [*start, *end]).collect(),
+        special_tokens_mask: vec![1; edges.len()],
+    };
+    let vectors = vec![1.5; edges.len()];
+    let options = options(WireEncoding::Float);
+    let rows = Rows::new(&vectors, [edges.len(), 1], options).unwrap();
+    let found = written(&TokenEmbeddings::new(rows, batch.tokens()).unwrap());
+    assert_eq!(found, naive_token_embeddings(&vectors, 1, batch.tokens(), options));
+}
+
+#[test]
+fn texts_without_tokens_are_entries_with_an_empty_vector() {
+    for encoding in ENCODINGS {
+        let batch = Batch::new(&mut Random::new(1), &[0, 0]);
+        let rows = Rows::new(&[], [0, 8], options(encoding)).unwrap();
+        assert_eq!(written(&TokenEmbeddings::new(rows, batch.tokens()).unwrap()), [10, 2, 10, 0, 10, 2, 10, 0]);
+        let batch = Batch::new(&mut Random::new(1), &[]);
+        assert!(TokenEmbeddings::new(rows, batch.tokens()).unwrap().is_empty());
+    }
+}
+
+#[test]
+fn a_value_of_a_token_that_is_not_finite_is_refused_with_its_text() {
+    let batch = Batch::new(&mut Random::new(1), &[2, 0, 2, 1]);
+    let refused = |encoding, normalize, value| {
+        let mut vectors = [1.0; 10];
+        vectors[7] = value;
+        let rows = Rows::new(&vectors, [5, 2], Options { normalize, ..options(encoding) }).unwrap();
+        let message = TokenEmbeddings::new(rows, batch.tokens()).unwrap();
+        let error = message.write(&mut vec![0; message.len()]).unwrap_err();
+        assert_eq!((error.reason, error.index), (Reason::NotFinite, Some(2)));
+    };
+    for encoding in ENCODINGS {
+        for normalize in [false, true] {
+            refused(encoding, normalize, f32::NAN);
+            refused(encoding, normalize, f32::INFINITY);
+        }
+    }
+    refused(WireEncoding::Float16Bytes, false, 70_000.0);
+}
+
+#[test]
+fn tokens_that_do_not_fit_their_vectors_are_refused() {
+    let rows = Rows::new(&[1.0; 6], [3, 2], options(WireEncoding::Float)).unwrap();
+    let batch = Batch { offsets: vec![0, 1, 3], ids: vec![1; 3], spans: vec![[0; 2]; 3], special_tokens_mask: vec![0; 3] };
+    let refused = |tokens| {
+        let error = TokenEmbeddings::new(rows, tokens).unwrap_err();
+        (error.reason, error.index)
+    };
+    let tokens = batch.tokens();
+    assert!(TokenEmbeddings::new(rows, tokens).is_ok());
+    assert_eq!(refused(Tokens { ids: &[1; 2], ..tokens }), (Reason::ShapeMismatch, None));
+    assert_eq!(refused(Tokens { spans: &[[0; 2]; 4], ..tokens }), (Reason::ShapeMismatch, None));
+    assert_eq!(refused(Tokens { special_tokens_mask: &[], ..tokens }), (Reason::ShapeMismatch, None));
+    assert_eq!(refused(Tokens { offsets: &[], ..tokens }), (Reason::OffsetsOutOfOrder, Some(0)));
+    assert_eq!(refused(Tokens { offsets: &[1, 3], ..tokens }), (Reason::OffsetsOutOfOrder, Some(0)));
+    assert_eq!(refused(Tokens { offsets: &[0, 2, 1, 3], ..tokens }), (Reason::OffsetsOutOfOrder, Some(2)));
+    assert_eq!(refused(Tokens { offsets: &[0, 2], ..tokens }), (Reason::OffsetsOutOfOrder, Some(1)));
+    assert_eq!(refused(Tokens { ids: &[1, 2, -1], ..tokens }), (Reason::OutOfRange, Some(1)));
+}
+
 #[test]
 fn lengths_of_every_size_are_right() {
     // One value below, at and above each size where a length gets one byte longer.
@@ -167,7 +326,13 @@ fn a_message_beyond_the_limit_of_protobuf_is_refused() {
     let rows = Rows::new(&vectors, [1 << 20, 1 << 9], options(WireEncoding::Float)).unwrap();
     assert_eq!(RepeatedVectors::new(rows, 1).unwrap_err().reason, Reason::OutOfRange);
     assert_eq!(Matrix::new(rows).unwrap_err().reason, Reason::OutOfRange);
+    let mut batch = Batch::new(&mut Random::new(1), &[1 << 19, 1 << 19]);
+    let error = TokenEmbeddings::new(rows, batch.tokens()).unwrap_err();
+    assert_eq!((error.reason, error.index), (Reason::OutOfRange, None));
     let rows = Rows::new(&vectors, [1 << 20, 1 << 9], options(WireEncoding::BinaryBytes)).unwrap();
+    assert!(TokenEmbeddings::new(rows, batch.tokens()).unwrap().len() > 1 << 26);
+    batch.ids[1 << 19] = i32::MIN;
+    assert_eq!(TokenEmbeddings::new(rows, batch.tokens()).unwrap_err().index, Some(1));
     assert!(Matrix::new(rows).unwrap().len() > 1 << 26);
     let rows = Rows::new(&[], [usize::MAX, 0], options(WireEncoding::Float)).unwrap();
     assert_eq!(RepeatedVectors::new(rows, 1).unwrap_err().reason, Reason::OutOfRange);
@@ -213,7 +378,9 @@ fn no_rows_give_no_bytes() {
         let rows = Rows::new(&[], [0, 8], options(encoding)).unwrap();
         assert!(RepeatedVectors::new(rows, 1).unwrap().is_empty());
         assert!(StreamResults::new(rows, &[""; 0]).unwrap().is_empty());
-        let bytes = written(&Matrix::new(rows).unwrap());
-        assert!(fields(&bytes).iter().all(|(number, content)| *number == 3 || content.is_empty()));
+        assert!(Matrix::new(rows).unwrap().is_empty());
+        // A row without values is an empty vector.
+        let rows = Rows::new(&[], [2, 0], options(encoding)).unwrap();
+        assert_eq!(written(&RepeatedVectors::new(rows, 1).unwrap()), [10, 0, 10, 0]);
     }
 }

@@ -42,6 +42,15 @@ impl<'py, T: Element, const N: usize> Array<'py, T, N> {
     }
 }
 
+impl<'py> Array<'py, u8, 1> {
+    /// The bools in `value` as bytes that are zero or not: numpy allows more of them than the two that Rust does.
+    pub fn extract_bools(value: &Bound<'py, PyAny>, name: &str) -> PyResult<Self> {
+        let py = value.py();
+        let array = value.cast::<PyArrayDyn<bool>>().map_err(|_| wrong_type(value, name, &dtype::<bool>(py).to_string()))?;
+        Self::extract(&array.call_method1("view", (dtype::<u8>(py),))?, name)
+    }
+}
+
 /// Hidden states of any of the three types.
 pub enum HiddenArray<'py, const N: usize> {
     F32(Array<'py, f32, N>),

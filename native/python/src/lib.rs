@@ -29,7 +29,7 @@ mod _native {
     #[pymodule_export]
     use super::tokenize::{RaggedBatch, Tokenizer};
     #[pymodule_export]
-    use super::wire::{encode_matrix, encode_stream_results, encode_vectors};
+    use super::wire::{encode_matrix, encode_stream_results, encode_token_embeddings, encode_vectors};
 
     use super::{Bound, PyModule, PyResult, error, literals};
 

@@ -1,6 +1,7 @@
 //! Vectors as protobuf bytes, written straight into the Python object.
 
-use hubwire_core::wire::{Matrix, Message, Options, RepeatedVectors, Rows, StreamResults, WireEncoding};
+use hubwire_core::wire::{Matrix, Message, Options, RepeatedVectors, Rows, StreamResults, TokenEmbeddings, Tokens, WireEncoding};
+use hubwire_core::{Error, Reason};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -64,10 +65,50 @@ pub fn encode_matrix<'py>(py: Python<'py>, vectors: &Bound<'py, PyAny>, normaliz
     bytes(py, message)
 }
 
+#[pyfunction]
+#[pyo3(signature = (vectors, offsets, ids, spans, special_tokens_mask, *, normalize=false, encoding="float"))]
+#[allow(clippy::too_many_arguments, reason = "they are the arrays of a batch, and keywords in Python")]
+pub fn encode_token_embeddings<'py>(
+    py: Python<'py>,
+    vectors: &Bound<'py, PyAny>,
+    offsets: &Bound<'py, PyAny>,
+    ids: &Bound<'py, PyAny>,
+    spans: &Bound<'py, PyAny>,
+    special_tokens_mask: &Bound<'py, PyAny>,
+    normalize: bool,
+    encoding: &str,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let vectors = Array::<f32, 2>::extract(vectors, "vectors")?;
+    let (offsets, ids) = (Array::<i64, 1>::extract(offsets, "offsets")?, Array::<i32, 1>::extract(ids, "ids")?);
+    let (spans, marks) = (Array::<u32, 2>::extract(spans, "spans")?, Array::extract_bools(special_tokens_mask, "special_tokens_mask")?);
+    let options = Options { dimensions: None, normalize, encoding: self::encoding(py, encoding)? };
+    let [_, columns] = spans.shape();
+    if columns != 2 {
+        let message = format!("spans should have 2 columns, not {columns}");
+        return Err(raise(py, &Error::new(Reason::ShapeMismatch, message)));
+    }
+    let (values, shape) = (vectors.values()?, vectors.shape());
+    let tokens = Tokens {
+        offsets: offsets.values()?,
+        ids: ids.values()?,
+        spans: spans.values()?.as_chunks().0,
+        special_tokens_mask: marks.values()?,
+    };
+    // The length depends on the numbers of the tokens and on no value of the vectors.
+    let read = size_of_val(tokens.ids) + size_of_val(tokens.spans);
+    let message = detached(py, read, || Rows::new(values, shape, options).and_then(|rows| TokenEmbeddings::new(rows, tokens)));
+    bytes_of(py, size_of_val(values), message)
+}
+
 fn bytes(py: Python<'_>, message: hubwire_core::Result<impl Message + Sync>) -> PyResult<Bound<'_, PyBytes>> {
+    bytes_of(py, 0, message)
+}
+
+/// The bytes of a message for which `read` bytes of arrays are read, which may be far more than it has.
+fn bytes_of(py: Python<'_>, read: usize, message: hubwire_core::Result<impl Message + Sync>) -> PyResult<Bound<'_, PyBytes>> {
     let message = message.map_err(|error| raise(py, &error))?;
     PyBytes::new_with(py, message.len(), |out| {
         let length = out.len();
-        detached(py, length, || message.write(out)).map_err(|error| raise(py, &error))
+        detached(py, length.max(read), || message.write(out)).map_err(|error| raise(py, &error))
     })
 }
