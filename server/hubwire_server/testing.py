@@ -63,8 +63,8 @@ class FakeModel:
     """A model whose vector of a word is drawn from the word's number. The words w0 to w999 are known, all others are one unknown word.
 
     crash ends the worker with SIGKILL, hang never returns, nan gives NaN, slow takes 0.2 s, fail raises an error that leaves the worker
-    alive. The folder's config.json changes its description: each key is a field of ModelDescription. "scale" multiplies
-    its vectors. Three more say how loading goes: "load_seconds", "refuse" (a reason) and "crash_at_load".
+    alive. The folder's config.json changes its description: each key is a field of ModelDescription. "scale" multiplies its vectors, and
+    "tokenizer_json" replaces its tokenizer. Three more say how loading goes: "load_seconds", "refuse" (a reason) and "crash_at_load".
     """
 
     def __init__(self, path: Path) -> None:
@@ -76,7 +76,7 @@ class FakeModel:
         time.sleep(overrides.pop("load_seconds", 0))
         scale = overrides.pop("scale", 1.0)
         overrides["pooling"] = tuple(overrides.get("pooling", ("mean",)))
-        self.tokenizer_json = json.dumps(_tokenizer())
+        self.tokenizer_json = overrides.pop("tokenizer_json", json.dumps(_tokenizer()))
         self.description = msgspec.structs.replace(_DESCRIPTION, **overrides)
         table = np.random.default_rng(0).standard_normal((len(_VOCABULARY), HIDDEN_SIZE), dtype=np.float32) * np.float32(scale)
         table[_VOCABULARY["nan"]] = np.nan

@@ -135,3 +135,29 @@ def test_a_second_server_on_the_same_address_says_so_and_exits_with_1(running):
     assert "cannot listen" in ended.stderr
     assert "hint:" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_download_that_is_under_way_does_not_hold_the_process(tmp_path):
+    """SIGTERM while a model is being fetched, which can take an hour."""
+    script = (
+        "import sys, threading, time\n"
+        "from hubwire_server.tasks import model\n"
+        "def resolve(*args, **kwargs):\n"
+        "    threading.Thread(target=time.sleep, args=(60,)).start()  # as a downloader's pool\n"
+        "    time.sleep(60)\n"
+        "model.resolve = resolve\n"
+        "from hubwire_server.__main__ import main\n"
+        "sys.exit(main(['--address', '127.0.0.1:0', '--model', 'owner/name']))\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    try:
+        for line in process.stderr:
+            if "serving on" in line:
+                break
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == 0
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()

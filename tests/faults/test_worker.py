@@ -16,6 +16,7 @@ import hubwire
 import hubwire.aio
 from hubwire.v1 import embedding_pb2, embedding_pb2_grpc
 from hubwire_server.errors import Reason
+from hubwire_server.models.description import Task
 from hubwire_server.settings import ModelArgument, Settings
 from hubwire_server.testing import running_server
 from hubwire_server.workers.dispatcher import MAX_IN_FLIGHT
@@ -50,8 +51,7 @@ async def test_killing_the_worker_again_and_again_under_load_loses_no_request():
         calls = [asyncio.create_task(caller(start)) for start in range(20)]
         for _ in range(3):
             await asyncio.sleep(0.05)
-            dispatcher = server.app.dispatcher
-            await eventually(lambda dispatcher=dispatcher: dispatcher.worker.is_ready("fake"))
+            await eventually(lambda: server.app.registry.serves(Task.EMBEDDING))
             kill_worker(server)
         await asyncio.gather(*calls)
         assert server.app.dispatcher.worker.restarts >= 3
@@ -64,7 +64,7 @@ async def test_killing_the_worker_again_and_again_under_load_loses_no_request():
 async def test_texts_that_wait_while_the_worker_is_gone_are_answered_when_it_is_back():
     async with running_server() as server, hubwire.aio.Client(server.address, max_attempts=1) as client:
         kill_worker(server)
-        await eventually(lambda: not server.app.dispatcher.worker.is_ready("fake"))
+        await eventually(lambda: not server.app.registry.serves(Task.EMBEDDING))
         vectors = await client.embed(["w1", "w2"])
         assert vectors.shape == (2, 8)
 
@@ -78,7 +78,7 @@ async def test_a_text_that_kills_the_worker_is_found_and_its_neighbours_are_answ
         assert outcomes[13].reason == Reason.WORKER_CRASHED
         assert all(isinstance(outcome, np.ndarray) for id_, outcome in outcomes.items() if id_ != 13)
         # It died of the batch, of the batch again, and of the text alone: no more than that.
-        await eventually(lambda: server.app.dispatcher.worker.is_ready("fake"))
+        await eventually(lambda: server.app.registry.serves(Task.EMBEDDING))
         assert server.app.dispatcher.worker.restarts == 3
 
 

@@ -17,10 +17,11 @@ from hubwire.v1 import embedding_pb2 as embedding
 from hubwire.v1 import embedding_pb2_grpc, model_pb2, model_pb2_grpc
 from hubwire_server.errors import REASONS, HubwireError, Reason
 from hubwire_server.settings import Settings
+from hubwire_server.status import to_status
 from hubwire_server.tasks.embedding import EmbeddingTask, EmbedRequest
 from hubwire_server.tasks.texts import Caller, TextLimits, Texts
 from tests.conftest import Server, serve
-from tests.rpc.conftest import Details, read_error
+from tests.rpc.conftest import Details, read_error, read_status
 
 Call = Callable[[Server], object]
 
@@ -80,6 +81,10 @@ def unload(name: str) -> Call:
     return lambda server: model_pb2_grpc.ModelServiceStub(server.channel).UnloadModel(model_pb2.UnloadModelRequest(name=name), timeout=60)
 
 
+def options(**fields) -> embedding.StreamEmbedRequest:
+    return embedding.StreamEmbedRequest(options=embedding.StreamEmbedOptions(options=embedding.EmbedOptions(**fields)))
+
+
 OPTIONS = embedding.StreamEmbedRequest(options=embedding.StreamEmbedOptions())
 ITEMS = embedding.StreamEmbedRequest(items=embedding.StreamEmbedItems(items=[embedding.StreamEmbedItem(id="1", text="w1")]))
 LONG = " ".join(["w1"] * 100)
@@ -112,7 +117,7 @@ def expired(server: Server) -> object:
     task."""
 
     async def run() -> object:
-        texts = Texts(TextLimits(max_texts=9, max_text_bytes=99), threads=1)
+        texts = Texts(TextLimits(max_texts=9, max_text_bytes=99, max_request_bytes=999), threads=1)
         task = EmbeddingTask(server.app.registry, server.app.dispatcher, texts)
         return await task.embed(EmbedRequest(texts=["w1"]), Caller(client="c", deadline_ns=1))
 
@@ -155,6 +160,23 @@ CASES = [
     Case("too many texts", Reason.TOO_MANY_TEXTS, embed(*["w1"] * 2_049), "texts"),
     Case("an unknown prompt", Reason.PROMPT_NOT_FOUND, embed("w1", prompt_name="none"), "options.prompt_name", model="fake"),
     Case("a pooling that does not fit", Reason.OPTION_NOT_SUPPORTED, embed("w1", pooling=3), "options.pooling", "fixed", "fake"),
+    Case("a prompt that is too large", Reason.TEXT_TOO_LARGE, embed("w1", prompt="w " * 600_000), "options.prompt"),
+    Case(
+        "a prompt that is too large for so many texts",
+        Reason.TEXT_TOO_LARGE,
+        embed(*["w1"] * 2_000, prompt="w " * 10_000),
+        "options.prompt",
+    ),
+    Case("too many dimensions for a stream", Reason.VALUE_OUT_OF_RANGE, stream(options(dimensions=9)), "options.options.dimensions"),
+    Case("unknown pooling for a stream", Reason.ENUM_UNKNOWN, stream(options(pooling=9)), "options.options.pooling"),
+    Case(
+        "a truncation that does not fit for a stream",
+        Reason.VALUE_OUT_OF_RANGE,
+        stream(options(truncation={"max_tokens": 99_999}), ITEMS),
+        "options.options.truncation.max_tokens",
+    ),
+    Case("no last part to name a model after", Reason.FIELD_REQUIRED, load(source="/"), "name"),
+    Case("a name of many characters", Reason.MODEL_NOT_FOUND, get("n" * 9_000), model="n" * 199 + "…"),
     Case("items before options", Reason.STREAM_OUT_OF_ORDER, stream(ITEMS), "options"),
     Case("options twice", Reason.STREAM_OUT_OF_ORDER, stream(OPTIONS, ITEMS, OPTIONS), "options"),
     Case("an unknown method", Reason.METHOD_NOT_FOUND, raw("/hubwire.v1.EmbeddingService/Nothing", b"")),
@@ -171,12 +193,12 @@ CASES = [
     Case("a model that is not allowed", Reason.MODEL_NOT_ALLOWED, load_refused(Reason.MODEL_NOT_ALLOWED), model="n"),
     Case("a model that is not supported", Reason.MODEL_NOT_SUPPORTED, load_refused(Reason.MODEL_NOT_SUPPORTED), model="n"),
     Case("a full queue", Reason.OVERLOADED, overload, server="small"),
-    Case("a deadline that passes in the queue", Reason.DEADLINE_EXCEEDED, expired),
+    Case("a deadline that passes in the queue", Reason.DEADLINE_EXCEEDED, expired, model="fake"),
     Case("a text that kills the worker", Reason.WORKER_CRASHED, embed("w1", "crash"), "texts[1]", model="fake"),
     Case("a text that gives NaN", Reason.OUTPUT_NOT_FINITE, embed("w1", "nan"), "texts[1]", model="fake"),
     Case("a token that gives NaN", Reason.OUTPUT_NOT_FINITE, embed_tokens("w1", "nan"), "texts[1]", model="fake"),
     Case("a computation that fails", Reason.INTERNAL, embed("fail"), model="fake"),
-    Case("a call that outlives the server", Reason.SHUTTING_DOWN, shut_down, server="stopping"),
+    Case("a call that outlives the server", Reason.SHUTTING_DOWN, shut_down, server="stopping", model="fake"),
 ]
 
 SERVERS = {
@@ -224,7 +246,7 @@ def error_of(case: Case, server: Server) -> Details:
     with pytest.raises((grpc.RpcError, HubwireError)) as caught:
         case.call(server)
     if isinstance(caught.value, HubwireError):
-        return Details(caught.value.code, caught.value.message, caught.value.reason)
+        return read_status(to_status(caught.value))
     return read_error(caught.value)
 
 

@@ -12,10 +12,22 @@ def test_without_arguments_the_defaults_hold(tmp_path):
 
 
 def test_flags_and_environment_fill_the_same_fields_and_the_flag_wins(tmp_path):
-    env = {"HUBWIRE_MAX_TEXTS": "7", "HUBWIRE_BATCH_TEXTS": "9", "HUBWIRE_MODEL": "a=x,b=y"}
+    env = {"HUBWIRE_MAX_TEXTS": "7", "HUBWIRE_BATCH_TEXTS": "9", "HUBWIRE_MODEL": "a=x, b=y", "HUBWIRE_THREADS": ""}
     settings = parse(["--max-texts", "8", "--address", "0.0.0.0:1"], env, tmp_path)
     assert (settings.max_texts, settings.batch_texts, settings.address) == (8, 9, "0.0.0.0:1")
     assert settings.models == (ModelArgument("x", "a"), ModelArgument("y", "b"))
+
+
+def test_a_list_on_the_command_line_replaces_that_of_the_environment(tmp_path):
+    settings = parse(["--allow-pickle", "b", "--model=b=y"], {"HUBWIRE_ALLOW_PICKLE": "a", "HUBWIRE_MODEL": "a=x"}, tmp_path)
+    assert settings.allow_pickle == {"b"}
+    assert settings.models == (ModelArgument("y", "b"),)
+
+
+def test_dotenv_holds_settings_too_and_the_environment_wins(tmp_path):
+    (tmp_path / ".env").write_text("HUBWIRE_MAX_TEXTS=5\nHUBWIRE_BATCH_TEXTS=6\n")
+    settings = parse([], {"HUBWIRE_BATCH_TEXTS": "7"}, tmp_path)
+    assert (settings.max_texts, settings.batch_texts) == (5, 7)
 
 
 @pytest.mark.parametrize(
@@ -25,6 +37,8 @@ def test_flags_and_environment_fill_the_same_fields_and_the_flag_wins(tmp_path):
         ("e=org/model", ModelArgument("org/model", "e")),
         ("e=org/model@v1", ModelArgument("org/model", "e", "v1")),
         ("package:p/f", ModelArgument("package:p/f")),
+        ("/data/run=3/m@2", ModelArgument("/data/run=3/m@2")),
+        ("e=/data/run=3/m", ModelArgument("/data/run=3/m", "e")),
     ],
 )
 def test_a_model_argument_names_source_and_revision(text, expected, tmp_path):
@@ -42,6 +56,12 @@ def test_a_model_argument_names_source_and_revision(text, expected, tmp_path):
         (["--model", "=x"], {}),
         (["--dtype", "float8"], {}),
         (["--no-such-flag"], {}),
+        (["--hang-timeout-s", "nan"], {}),
+        (["--hang-timeout-s", "inf"], {}),
+        (["--max-message-bytes", "3000000000"], {}),
+        ([], {"HUBWIRE_LOG_LEVEL": "loud"}),
+        ([], {"HUBWIRE_DTYPE": "fp16"}),
+        ([], {"HUBWIRE_MAX_TEXTS": "many"}),
         ([], {"HUBWIRE_THREADS": "-1"}),
         ([], {"HUBWIRE_MODEL": "a="}),
     ],

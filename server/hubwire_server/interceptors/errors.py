@@ -1,47 +1,35 @@
-"""The one place where an error becomes a gRPC status.
-
-HubwireError ─▶ its code, its message, and google.rpc details. Anything else ─▶ INTERNAL with a fixed text; the log has the rest under an
-id.
-"""
+"""No exception reaches gRPC: whatever a handler raises ends the call with a status (status.py)."""
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
-import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
+from google.rpc import code_pb2
 
 from hubwire_server.errors import HubwireError, Reason
-from hubwire_server.status import to_status
+from hubwire_server.status import to_status, visible
 
 log = logging.getLogger("hubwire.errors")
 
 DETAILS_KEY = "grpc-status-details-bin"
 
+NOT_ERRORS = (grpc.aio.AbortError, asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)
+
 Handler = Any
 """grpc.RpcMethodHandler: grpc has no precise type for it."""
 
 
-def known(error: BaseException, method: str) -> HubwireError:
-    """The error that a caller may see."""
-    if isinstance(error, HubwireError):
-        if error.reason is Reason.INTERNAL:
-            log.error("%s: %s", method, error.message, exc_info=error)
-        return error
-    error_id = secrets.token_hex(4)
-    log.error("%s failed (error %s)", method, error_id, exc_info=error)
-    return HubwireError(Reason.INTERNAL, "the server failed; its log has the details", metadata={"error_id": error_id})
-
-
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: BaseException, method: str) -> NoReturn:
     """Ends a call with an error."""
-    seen = known(error, method)
-    details = to_status(seen).SerializeToString()
-    await context.abort(grpc.StatusCode[seen.code], seen.message, ((DETAILS_KEY, details),))
+    status = to_status(visible(error, method))
+    code = grpc.StatusCode[code_pb2.Code.Name(status.code)]
+    await context.abort(code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
@@ -76,9 +64,9 @@ def _coroutine(behavior: Callable[[Any, Any], Awaitable[Any]], method: str) -> C
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
             return await behavior(request, context)
-        except grpc.aio.AbortError:
+        except NOT_ERRORS:
             raise
-        except Exception as error:
+        except BaseException as error:  # also a panic of the core, which is no Exception
             return await abort(context, error, method)
 
     return call
@@ -90,11 +78,11 @@ def _generator(behavior: Callable[[Any, Any], AsyncGenerator[Any, None]], method
         try:
             async for response in responses:
                 await context.write(response)
-        except grpc.aio.AbortError:
+        except NOT_ERRORS:
             raise
         except grpc.aio.InternalError:
             log.debug("%s: the caller was gone before its answer was written", method)
-        except Exception as error:
+        except BaseException as error:
             await abort(context, error, method)
         finally:
             await responses.aclose()

@@ -44,7 +44,8 @@ class ModelDescription(msgspec.Struct, frozen=True, kw_only=True):
 class LoadSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker is told to load, and how: see backends.base.LoadOptions."""
 
-    name: str
+    key: str
+    """What tells this load of a model from any other, also from an earlier one of the same name."""
     path: str
     task: Task
     device: str

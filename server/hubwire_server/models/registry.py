@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -26,9 +28,13 @@ class ModelState(StrEnum):
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Model:
-    """A model, from the moment that it is asked for. description and tokenizer stay once it was ready."""
+    """A model, from the moment that it is asked for. description and tokenizer stay once it was ready.
+
+    key tells this load from any other, also from an earlier one under the same name: queues and workers know models by it.
+    """
 
     name: str
+    key: str
     source: str
     task: Task
     revision: str = ""
@@ -36,6 +42,8 @@ class Model:
     error: HubwireError | None = None
     description: ModelDescription | None = None
     tokenizer: Tokenizer | None = None
+    leases: int = 0
+    """How many calls were accepted and are not answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +51,7 @@ class ReadyModel:
     """A model that serves."""
 
     name: str
+    key: str
     description: ModelDescription
     tokenizer: Tokenizer
 
@@ -54,6 +63,13 @@ class Registry:
         self._models: dict[str, Model] = {}
         self.on_change: Callable[[], None] = lambda: None
         """Called whenever a model changes its state."""
+        self._loads = 0
+        self._released = asyncio.Event()
+
+    def new_key(self, name: str) -> str:
+        """A key that no other load has."""
+        self._loads += 1
+        return f"{name}#{self._loads}"
 
     def all(self) -> list[Model]:
         """Every model, ordered by name."""
@@ -69,9 +85,10 @@ class Registry:
         self._models[model.name] = model
         self.on_change()
 
-    def remove(self, name: str) -> None:
-        """Forgets a model."""
-        self._models.pop(name, None)
+    def remove(self, model: Model) -> None:
+        """Forgets a model, unless another has taken its name."""
+        if self._models.get(model.name) is model:
+            del self._models[model.name]
         self.on_change()
 
     def set_state(self, model: Model, state: ModelState, error: HubwireError | None = None) -> None:
@@ -88,30 +105,72 @@ class Registry:
             raise HubwireError(Reason.MODEL_NOT_FOUND, text, field=field, model=name)
         return model
 
+    def find(self, key: str) -> Model | None:
+        """The model of a load, where it is still there."""
+        return next((model for model in self._models.values() if model.key == key), None)
+
     def default(self, task: Task) -> Model | None:
-        """The model that answers requests of a task that name none."""
-        return next((model for model in self._models.values() if model.task is task and model.state is not ModelState.UNLOADING), None)
+        """The model that answers requests of a task that name none: the first that was added, unless it failed or is being unloaded."""
+        models = [model for model in self._models.values() if model.task is task and model.state is not ModelState.UNLOADING]
+        return next((model for model in models if model.state is not ModelState.FAILED), models[0] if models else None)
 
     def serves(self, task: Task) -> bool:
-        """Whether some model of a task is ready."""
-        return any(model.state is ModelState.READY for model in self._models.values() if model.task is task)
+        """Whether a request of a task that names no model would be computed now."""
+        model = self.default(task)
+        return model is not None and model.state is ModelState.READY
 
-    def ready(self, name: str, task: Task) -> ReadyModel:
+    @contextmanager
+    def lease(self, model: ReadyModel) -> Iterator[None]:
+        """Keeps a model from being unloaded while a call that was accepted is under way."""
+        held = self.find(model.key)
+        if held is None or held.state is ModelState.UNLOADING:
+            raise _unloading(model.name)
+        held.leases += 1
+        try:
+            yield
+        finally:
+            held.leases -= 1
+            self._released.set()
+
+    async def unleased(self, model: Model | None = None) -> None:
+        """Returns once no accepted call of a model, or of any, is under way."""
+        while any(other.leases for other in self._models.values() if model in (None, other)):
+            self._released.clear()
+            await self._released.wait()
+
+    def check_served(self, model: ReadyModel) -> None:
+        """Raises HubwireError where a stream's model was unloaded or failed since the stream began."""
+        held = self.find(model.key)
+        if held is None or held.state is ModelState.UNLOADING:
+            raise _unloading(model.name)
+        if held.state is ModelState.FAILED:
+            raise _failed(held)
+
+    def ready(self, name: str, task: Task, *, field: str = "model") -> ReadyModel:
         """The model for a request: by name, or the task's default for the empty string.
 
         A model whose worker is being restarted counts as ready, since its queue still takes texts. Raises HubwireError: MODEL_NOT_FOUND,
         MODEL_NOT_READY, or MODEL_LOAD_FAILED with the cause.
         """
-        model = self.get(name, field="model") if name else self.default(task)
-        if model is None or model.state is ModelState.UNLOADING:
-            text = f'the model "{name}" is being unloaded' if model is not None else f"no model is served for the task {task}"
-            raise HubwireError(Reason.MODEL_NOT_FOUND, text, field="model", model=name)
+        model = self.get(name, field=field) if name else self.default(task)
+        if model is None:
+            raise HubwireError(Reason.MODEL_NOT_FOUND, f"no model is served for the task {task}", field=field)
+        if model.state is ModelState.UNLOADING:
+            raise _unloading(model.name)
         if model.task is not task:
-            raise HubwireError(Reason.MODEL_NOT_FOUND, f'"{model.name}" serves {model.task}, not {task}', field="model", model=model.name)
+            raise HubwireError(Reason.MODEL_NOT_FOUND, f'"{model.name}" serves {model.task}, not {task}', field=field, model=model.name)
         if model.state is ModelState.FAILED:
-            cause = model.error.message if model.error is not None else "unknown"
-            raise HubwireError(Reason.MODEL_LOAD_FAILED, f'the model "{model.name}" could not be loaded: {cause}', model=model.name)
+            raise _failed(model)
         if model.description is None or model.tokenizer is None:
             text = f'the model "{model.name}" is {model.state.lower()}'
             raise HubwireError(Reason.MODEL_NOT_READY, text, model=model.name, retry_after_ms=NOT_READY_RETRY_MS)
-        return ReadyModel(model.name, model.description, model.tokenizer)
+        return ReadyModel(model.name, model.key, model.description, model.tokenizer)
+
+
+def _unloading(name: str) -> HubwireError:
+    return HubwireError(Reason.MODEL_NOT_FOUND, f'the model "{name}" was unloaded', model=name)
+
+
+def _failed(model: Model) -> HubwireError:
+    cause = model.error.message if model.error is not None else "unknown"
+    return HubwireError(Reason.MODEL_LOAD_FAILED, f'the model "{model.name}" could not be loaded: {cause}', model=model.name)

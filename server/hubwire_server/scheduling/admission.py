@@ -26,15 +26,17 @@ class Permit:
 
 
 class Admission:
-    """Counts the tokens of everything that was accepted and is not answered yet.
+    """Counts the tokens of everything that was accepted and is not answered yet. limit_tokens bounds them.
 
     One request is admitted whenever nothing else is, however large it is: it could never be admitted otherwise.
     """
 
     def __init__(self, *, max_waiting_tokens: int) -> None:
-        self._limit = max_waiting_tokens
+        self.limit_tokens = max_waiting_tokens
         self._used = 0
         self._tokens_per_second = 0.0
+        self.wanted_tokens = 0
+        """What a stream waits for. Single calls leave that much room, or they would always slip in first."""
         self.on_release: Callable[[], None] = lambda: None
         """Called whenever tokens are given back, so that a stream that waits for room can try again."""
 
@@ -44,18 +46,21 @@ class Admission:
         return self._used
 
     def has_room(self, tokens: int) -> bool:
-        """Whether `admit` would succeed."""
-        return self._used == 0 or self._used + tokens <= self._limit
+        """Whether a stream may have a permit over so many tokens."""
+        return self._used == 0 or self._used + tokens <= self.limit_tokens
 
-    def admit(self, tokens: int) -> Permit:
+    def check(self, tokens: int) -> None:
         """Raises HubwireError with the reason OVERLOADED where the queue is full; its retry_after_ms is when there should be room again."""
-        if not self.has_room(tokens):
+        if not self.has_room(tokens + self.wanted_tokens):
             raise HubwireError(
                 Reason.OVERLOADED,
-                f"the queue holds {self._used} of {self._limit} tokens; this request has {tokens}",
-                metadata={"limit_tokens": str(self._limit), "waiting_tokens": str(self._used), "request_tokens": str(tokens)},
+                f"the queue holds {self._used} of {self.limit_tokens} tokens; this request has {tokens}",
+                metadata={"limit_tokens": str(self.limit_tokens), "waiting_tokens": str(self._used), "request_tokens": str(tokens)},
                 retry_after_ms=self._retry_after_ms(tokens),
             )
+
+    def take(self, tokens: int) -> Permit:
+        """A permit, after has_room or check."""
         self._used += tokens
         return Permit(tokens)
 
@@ -77,5 +82,5 @@ class Admission:
     def _retry_after_ms(self, tokens: int) -> int:
         if self._tokens_per_second == 0:
             return DEFAULT_RETRY_AFTER_MS
-        excess = self._used + tokens - self._limit
+        excess = self._used + tokens - self.limit_tokens
         return max(50, min(MAX_RETRY_AFTER_MS, int(1_000 * excess / self._tokens_per_second)))

@@ -27,6 +27,7 @@ NO_DEADLINE = 2**63
 """Sorts texts without a deadline after all others."""
 
 _Heap = list[tuple[int, int, Item]]
+_Order = list[tuple[float, int, int, str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +89,7 @@ class Planner:
             item.sequence = self._sequence
             item.enqueued_ns = now
             self._push(item)
+            self._arrived(item)
 
     def cancel(self, items: Iterable[Item]) -> list[Item]:
         """Drops the texts, and returns those of them that waited. What is on the device is computed to its end, and answered to nobody."""
@@ -97,7 +99,7 @@ class Planner:
                 self._drop(item)
                 dropped.append(item)
             item.state = ItemState.DONE
-        if self._dropped > 64 and self._dropped > self._waiting:
+        if self._dropped > max(64, self._waiting):
             self._purge()
         return dropped
 
@@ -119,12 +121,11 @@ class Planner:
         expired: list[Item] = []
         batch = self._next_retry(is_ready, expired)
         while batch is None:
-            key = self._next_key(is_ready)
-            if key is None:
+            turn = self._next_key(is_ready)
+            if turn is None:
                 break
-            items = self._take(key, expired)
-            if items:
-                batch = Batch(key, items)
+            if items := self._take(*turn, expired):
+                batch = Batch(turn[0], items)
         if batch is not None:
             for item in batch.items:
                 item.state = ItemState.RUNNING
@@ -141,6 +142,7 @@ class Planner:
             self._shares.charge(item.client, -item.tokens)
             item.state = ItemState.WAITING
             self._push(item)
+            self._arrived(item)
 
     def retry(self, batch: Batch) -> list[Item]:
         """The worker died while it computed this batch. Returns the texts that are given up.
@@ -160,8 +162,7 @@ class Planner:
         for part in again:
             for item in part.items:
                 item.state = ItemState.WAITING
-                self._waiting += 1
-                self._shares.arrived(item.client)
+                self._arrived(item)
             self._retries.append(part)
         return []
 
@@ -172,18 +173,24 @@ class Planner:
         return queued + [item for batch in self._retries if model in (None, batch.key.model) for item in batch.items]
 
     def _push(self, item: Item) -> None:
+        """Puts a text into its heap, where it stands by deadline and age."""
         deadline = NO_DEADLINE if item.deadline_ns is None else item.deadline_ns
         heap = self._heaps.setdefault(item.key, {}).setdefault(item.client, [])
         heapq.heappush(heap, (deadline, item.sequence, item))
+
+    def _arrived(self, item: Item) -> None:
         self._waiting += 1
         self._shares.arrived(item.client)
 
-    def _drop(self, item: Item) -> None:
-        """Takes a text out of the count; its entry in the heap is passed over later."""
-        item.state = ItemState.DONE
+    def _left(self, item: Item) -> None:
         self._waiting -= 1
-        self._dropped += 1
         self._shares.left(item.client)
+
+    def _drop(self, item: Item) -> None:
+        """Ends the wait of a text; its entry in a heap or among the retries is passed over later."""
+        item.state = ItemState.DONE
+        self._dropped += 1
+        self._left(item)
 
     def _purge(self) -> None:
         """Removes the entries of dropped texts, so that cancelled work does not hold memory."""
@@ -201,10 +208,9 @@ class Planner:
         """The first text of a heap that was not dropped."""
         while heap and heap[0][2].state is not ItemState.WAITING:
             heapq.heappop(heap)
-            self._dropped -= 1
         return heap[0] if heap else None
 
-    def _order(self, clients: dict[str, _Heap]) -> list[tuple[int, int, int, str]]:
+    def _order(self, clients: dict[str, _Heap]) -> _Order:
         """The clients with texts waiting: least served first, then the earliest deadline, then the oldest text."""
         order = []
         for client, heap in list(clients.items()):
@@ -216,23 +222,23 @@ class Planner:
         heapq.heapify(order)
         return order
 
-    def _next_key(self, is_ready: Callable[[str], bool]) -> BatchKey | None:
-        best: tuple[tuple[int, int, int, str], BatchKey] | None = None
+    def _next_key(self, is_ready: Callable[[str], bool]) -> tuple[BatchKey, _Order] | None:
+        """The key of the text whose turn it is, and the clients that have texts with that key."""
+        best: tuple[BatchKey, _Order] | None = None
         for key, clients in list(self._heaps.items()):
             if not is_ready(key.model):
                 continue
             order = self._order(clients)
             if not order:
                 del self._heaps[key]
-            elif best is None or order[0] < best[0]:
-                best = (order[0], key)
-        return best[1] if best else None
+            elif best is None or order[0] < best[1][0]:
+                best = (key, order)
+        return best
 
-    def _take(self, key: BatchKey, expired: list[Item]) -> list[Item]:
+    def _take(self, key: BatchKey, order: _Order, expired: list[Item]) -> list[Item]:
         """Takes a batch of texts with this key off the queue."""
         now = self._clock()
         clients = self._heaps[key]
-        order = self._order(clients)
         chosen: list[Item] = []
         tokens = 0
         while order and len(chosen) < self._limits.texts:
@@ -243,14 +249,12 @@ class Planner:
                 continue
             item = head[2]
             if item.deadline_ns is not None and item.deadline_ns <= now:
-                heapq.heappop(clients[client])
-                self._expire(item, expired)
+                self._drop(item)
+                expired.append(item)
                 continue
             if chosen and tokens + item.tokens > self._limits.tokens:
                 break
             heapq.heappop(clients[client])
-            if not chosen:
-                self._shares.advance(client)
             self._shares.charge(client, item.tokens)
             chosen.append(item)
             tokens += item.tokens
@@ -260,26 +264,14 @@ class Planner:
             else:
                 heapq.heapreplace(order, (self._shares.virtual_time(client), following[0], following[1], client))
         kept = similar_lengths(chosen, self._limits.tokens) if key.padded else chosen
-        self._put_back(chosen, kept)
-        for item in kept:
-            self._waiting -= 1
-            self._shares.left(item.client)
-        return sorted(kept, key=lambda item: item.tokens)
-
-    def _expire(self, item: Item, expired: list[Item]) -> None:
-        item.state = ItemState.DONE
-        self._waiting -= 1
-        self._shares.left(item.client)
-        expired.append(item)
-
-    def _put_back(self, chosen: Sequence[Item], kept: Sequence[Item]) -> None:
-        """Texts that were looked at but are not part of the batch wait on, uncharged."""
-        staying = set(map(id, kept))
+        taken = set(map(id, kept))
         for item in chosen:
-            if id(item) not in staying:
+            if id(item) in taken:
+                self._left(item)
+            else:  # it was looked at, and waits on, uncharged
                 self._shares.charge(item.client, -item.tokens)
-                deadline = NO_DEADLINE if item.deadline_ns is None else item.deadline_ns
-                heapq.heappush(self._heaps[item.key].setdefault(item.client, []), (deadline, item.sequence, item))
+                self._push(item)
+        return sorted(kept, key=lambda item: item.tokens)
 
     def _next_retry(self, is_ready: Callable[[str], bool], expired: list[Item]) -> Batch | None:
         now = self._clock()
@@ -291,13 +283,13 @@ class Planner:
             alive = []
             for item in batch.items:
                 if item.state is not ItemState.WAITING:
-                    self._dropped -= 1
-                elif item.deadline_ns is not None and item.deadline_ns <= now:
-                    self._expire(item, expired)
+                    continue
+                if item.deadline_ns is not None and item.deadline_ns <= now:
+                    self._drop(item)
+                    expired.append(item)
                 else:
+                    self._left(item)
                     alive.append(item)
-                    self._waiting -= 1
-                    self._shares.left(item.client)
             if alive:
                 return Batch(batch.key, alive)
         return None

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from typing import Any
 
 import grpc
 import numpy as np
 
-from hubwire.v1 import common_pb2, embedding_pb2
-from hubwire_server._native import NativeError, encode_matrix, encode_stream_results, encode_vectors
+from hubwire.v1 import embedding_pb2
+from hubwire_server._native import NativeError, encode_stream_results, encode_token_embeddings, encode_vectors
 from hubwire_server.errors import HubwireError, Reason
 from hubwire_server.services import wire
-from hubwire_server.status import to_status
+from hubwire_server.status import to_status, visible
 from hubwire_server.tasks.embedding import (
     EmbeddingTask,
     EmbedOptions,
@@ -37,6 +38,10 @@ POOLINGS: Mapping[int, str] = {
 }
 
 
+INLINE_ENCODE_VALUES = 262_144
+"""Up to so many values token vectors are encoded on the event loop, which takes less than 1 ms; above, in a thread, without the GIL."""
+
+
 class EmbeddingService:
     """Serves the embedding task."""
 
@@ -55,7 +60,7 @@ class EmbeddingService:
     async def embed(self, data: bytes, context: wire.Context) -> bytes:
         """EmbeddingService.Embed."""
         message = wire.parse(embedding_pb2.EmbedRequest, data)
-        request = EmbedRequest(texts=message.texts, model=message.model, options=embed_options(message.options))
+        request = EmbedRequest(texts=message.texts, model=message.model, options=embed_options(message.options, "options"))
         result = await self._task.embed(request, wire.caller(context))
         rest = embedding_pb2.EmbedResponse(
             dimensions=result.format.dimensions,
@@ -86,7 +91,7 @@ class EmbeddingService:
         )
         encoding = wire.enum_value(wire.ENCODINGS, message.encoding, "encoding")
         result = await self._task.embed_tokens(request, wire.caller(context))
-        response = embedding_pb2.EmbedTokensResponse(
+        rest = embedding_pb2.EmbedTokensResponse(
             dimensions=result.model.description.hidden_size,
             model=wire.served_model(result.model),
             usage=wire.usage_message(result.usage),
@@ -95,24 +100,28 @@ class EmbeddingService:
         batch = result.batch
         assert batch.spans is not None
         assert batch.special_tokens_mask is not None
-        for index, vectors in enumerate(result.vectors):
-            low, high = batch.offsets[index], batch.offsets[index + 1]
-            entry = response.embeddings.add()
-            try:
-                entry.vectors.MergeFromString(encode_matrix(vectors, normalize=message.normalize, encoding=encoding))
-            except NativeError as error:
-                raise _encoding_error(error, f"texts[{index}]") from error
-            entry.token_ids.extend(batch.ids[low:high].tolist())
-            entry.spans.extend(common_pb2.Span(start=start, end=end) for start, end in batch.spans[low:high].tolist())
-            entry.special_tokens_mask.extend(batch.special_tokens_mask[low:high].tolist())
-        return response.SerializeToString()
+        try:
+            encode = partial(
+                encode_token_embeddings,
+                result.vectors,
+                batch.offsets,
+                batch.ids,
+                batch.spans,
+                batch.special_tokens_mask,
+                normalize=message.normalize,
+                encoding=encoding,
+            )
+            embeddings = await asyncio.to_thread(encode) if result.vectors.size > INLINE_ENCODE_VALUES else encode()
+        except NativeError as error:
+            raise _encoding_error(error, f"texts[{error.index}]") from error
+        return embeddings + rest.SerializeToString()
 
     async def stream_embed(self, requests: AsyncIterator[bytes], context: wire.Context) -> AsyncIterator[bytes]:
         """EmbeddingService.StreamEmbed."""
         options = await _stream_options(requests)
         if options is None:
             return
-        plan = self._task.plan(options.model, embed_options(options.options))
+        plan = self._task.plan(options.model, embed_options(options.options, "options.options"), path="options.")
         stream = EmbedStream(self._task, plan, wire.caller(context), ordered=options.ordered)
         reader = asyncio.create_task(_read(requests, stream))
         try:
@@ -122,19 +131,20 @@ class EmbeddingService:
         finally:
             reader.cancel()
             stream.abort()
+            await asyncio.gather(reader, return_exceptions=True)
 
 
-def embed_options(message: embedding_pb2.EmbedOptions) -> EmbedOptions:
-    """The options of a request. Raises HubwireError for an unknown enum number."""
+def embed_options(message: embedding_pb2.EmbedOptions, path: str) -> EmbedOptions:
+    """The options of a request; path is where they are in it. Raises HubwireError for an unknown enum number."""
     source = message.WhichOneof("prompt_source")
     return EmbedOptions(
-        pooling=wire.enum_value(POOLINGS, message.pooling, "options.pooling"),
+        pooling=wire.enum_value(POOLINGS, message.pooling, f"{path}.pooling"),
         normalize=message.normalize if message.HasField("normalize") else None,
         dimensions=message.dimensions,
-        encoding=wire.enum_value(wire.ENCODINGS, message.encoding, "options.encoding"),
+        encoding=wire.enum_value(wire.ENCODINGS, message.encoding, f"{path}.encoding"),
         prompt_name=message.prompt_name if source == "prompt_name" else None,
         prompt=message.prompt if source == "prompt" else None,
-        truncation=wire.truncation(message.truncation, "options.truncation") if message.HasField("truncation") else None,
+        truncation=wire.truncation(message.truncation, f"{path}.truncation") if message.HasField("truncation") else None,
     )
 
 
@@ -175,8 +185,7 @@ def _stream_response(results: StreamResults, stream: EmbedStream) -> bytes:
             continue
         parts += _encode_run(run, form)
         run = []
-        error = embedding_pb2.StreamEmbedResult(id=result.id, error=to_status(result.error))
-        parts.append(embedding_pb2.StreamEmbedResponse(results=[error]).SerializeToString())
+        parts.append(_encode_error(result, result.error))
     parts += _encode_run(run, form)
     rest = embedding_pb2.StreamEmbedResponse(
         dimensions=form.dimensions,
@@ -201,10 +210,14 @@ def _encode_run(run: list[StreamResult], form: VectorFormat) -> list[bytes]:
     except NativeError as error:
         if error.index is None or error.reason != "not_finite":
             raise
-        bad = run[error.index]
-        status = to_status(_encoding_error(error, "text"))
-        message = embedding_pb2.StreamEmbedResponse(results=[embedding_pb2.StreamEmbedResult(id=bad.id, error=status)])
-        return [*_encode_run(run[: error.index], form), message.SerializeToString(), *_encode_run(run[error.index + 1 :], form)]
+        bad = _encode_error(run[error.index], _encoding_error(error, "text"))
+        return [*_encode_run(run[: error.index], form), bad, *_encode_run(run[error.index + 1 :], form)]
+
+
+def _encode_error(result: StreamResult, error: HubwireError) -> bytes:
+    """An item's own error as bytes of `results`."""
+    status = to_status(visible(error, f"{NAME}/StreamEmbed, one text"))
+    return embedding_pb2.StreamEmbedResponse(results=[embedding_pb2.StreamEmbedResult(id=result.id, error=status)]).SerializeToString()
 
 
 def _encoding_error(error: NativeError, field: str) -> HubwireError:

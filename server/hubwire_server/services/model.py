@@ -11,7 +11,7 @@ from hubwire.v1 import model_pb2
 from hubwire_server.models.description import Task
 from hubwire_server.models.registry import Model
 from hubwire_server.services import wire
-from hubwire_server.status import to_status
+from hubwire_server.status import to_status, visible
 from hubwire_server.tasks.model import LoadRequest, ModelTask
 
 NAME = "hubwire.v1.ModelService"
@@ -81,7 +81,7 @@ class ModelService:
             state=model_pb2.ModelState.Value(f"MODEL_STATE_{model.state}"),
         )
         if model.error is not None:
-            message.error.CopyFrom(to_status(model.error))
+            message.error.CopyFrom(to_status(visible(model.error, f"loading {model.name}")))
         if (described := model.description) is not None:
             message.fingerprint = described.fingerprint
             message.architecture = described.architecture

@@ -6,7 +6,8 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +19,13 @@ from hubwire_server.models.registry import ReadyModel, Registry
 from hubwire_server.scheduling.executor import Executor
 from hubwire_server.scheduling.item import BatchKey, Item, ItemTiming, Sink, TokenArrays
 from hubwire_server.tasks.answer import Timings, Usage
-from hubwire_server.tasks.texts import Caller, Texts, Tokenized, Truncation, prompt_tokens
+from hubwire_server.tasks.texts import Caller, Texts, Tokenized, Truncation, limit_tokens
 
 if TYPE_CHECKING:
     from hubwire_server._native import OffsetUnit
+
+MAX_TOKEN_VECTOR_BYTES = 268_435_456
+"""What an answer of embed_tokens may hold. Few clients take as much."""
 
 VectorEncoding = Literal["float", "float32_bytes", "float16_bytes", "int8_bytes", "binary_bytes"]
 
@@ -83,9 +87,9 @@ class EmbedTokensRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedTokensResult:
-    """vectors has one array of shape (tokens, hidden_size) a text; batch has their ids, spans and special tokens."""
+    """vectors has shape (T, hidden_size), the tokens of all texts one after the other; batch has their ids, spans and special tokens."""
 
-    vectors: Sequence[NDArray[np.float32]]
+    vectors: NDArray[np.float32]
     batch: RaggedBatch
     model: ReadyModel
     usage: Usage
@@ -98,112 +102,138 @@ class EmbedPlan:
 
     model: ReadyModel
     key: BatchKey
-    prefix: str
-    skip: int
+    prompt: str
     truncation: Truncation | None
     format: VectorFormat
 
     def items(self, tokenized: Tokenized, indices: Sequence[int], caller: Caller, sink: Sink) -> list[Item]:
         """Texts of a tokenized batch as work for the scheduler, without their permit."""
         batch = tokenized.batch
-        ids, type_ids, offsets = batch.ids, batch.type_ids, batch.offsets.tolist()
+        ids, type_ids, offsets, skip = batch.ids, batch.type_ids, batch.offsets.tolist(), tokenized.skip.tolist()
         items = []
         for index in indices:
             low, high = offsets[index], offsets[index + 1]
-            work = TokenArrays(ids[low:high], type_ids[low:high], min(self.skip, high - low))
+            work = TokenArrays(ids[low:high], type_ids[low:high], skip[index])
             items.append(Item(self.key, high - low, caller.client, caller.deadline_ns, sink, index, work))
         return items
+
+
+class Closable(Protocol):
+    """A stream (embedding_stream.py), as far as the task knows it."""
+
+    def close(self, error: HubwireError) -> None:
+        """Ends it with an error."""
+        ...
 
 
 class EmbeddingTask:
     """Embeds texts with the models of a registry on an executor."""
 
     def __init__(self, registry: Registry, executor: Executor, texts: Texts) -> None:
-        self._registry = registry
+        self.registry = registry
         self.executor = executor
         self.texts = texts
+        self.streams: WeakSet[Closable] = WeakSet()
+
+    def close(self, error: HubwireError) -> None:
+        """Ends every stream with an error, after what it accepted is answered."""
+        for stream in list(self.streams):
+            stream.close(error)
 
     async def embed(self, request: EmbedRequest, caller: Caller) -> EmbedResult:
         """One vector a text, or HubwireError for the first text that has none."""
         start = time.perf_counter_ns()
         plan = self.plan(request.model, request.options)
-        self.texts.check(request.texts)
-        tokenized = await self.texts.tokenize(plan.model, request.texts, prefix=plan.prefix, truncation=plan.truncation)
-        gather = _Gather(len(request.texts), tokenized.elapsed_ns)
-        await self._run(plan, tokenized, caller, gather)
+        gather, tokenized = await self._run(plan, request.texts, caller)
         gather.timings.total_ns = time.perf_counter_ns() - start
-        return EmbedResult(vectors=gather.matrix(), format=plan.format, model=plan.model, usage=_usage(tokenized), timings=gather.timings)
+        return EmbedResult(
+            vectors=np.stack(gather.rows), format=plan.format, model=plan.model, usage=_usage(tokenized), timings=gather.timings
+        )
 
     async def embed_tokens(self, request: EmbedTokensRequest, caller: Caller) -> EmbedTokensResult:
         """One vector a token, or HubwireError for the first text that has none."""
         start = time.perf_counter_ns()
-        model = self._registry.ready(request.model, Task.EMBEDDING)
-        self.texts.check(request.texts)
-        tokenized = await self.texts.tokenize(
-            model, request.texts, truncation=request.truncation, truncation_field="truncation", spans=request.offset_unit
-        )
-        key = BatchKey(model.name, "tokens", padded=not model.description.packed)
+        model = self.registry.ready(request.model, Task.EMBEDDING)
+        limit_tokens(model, request.truncation, "truncation")
+        key = BatchKey(model.key, "tokens", padded=not model.description.packed)
         form = VectorFormat(dimensions=model.description.hidden_size, normalize=False, encoding="float")
-        plan = EmbedPlan(model, key, "", 0, request.truncation, form)
-        gather = _Gather(len(request.texts), tokenized.elapsed_ns)
-        await self._run(plan, tokenized, caller, gather)
+        plan = EmbedPlan(model, key, "", request.truncation, form)
+        gather, tokenized = await self._run(plan, request.texts, caller, spans=request.offset_unit)
         gather.timings.total_ns = time.perf_counter_ns() - start
-        return EmbedTokensResult(vectors=gather.rows, batch=tokenized.batch, model=model, usage=_usage(tokenized), timings=gather.timings)
+        return EmbedTokensResult(
+            vectors=np.concatenate(gather.rows), batch=tokenized.batch, model=model, usage=_usage(tokenized), timings=gather.timings
+        )
 
-    def plan(self, model_name: str, options: EmbedOptions) -> EmbedPlan:
-        """Settles the options of a request. Raises HubwireError with the path of the option that does not fit."""
-        model = self._registry.ready(model_name, Task.EMBEDDING)
+    def plan(self, model_name: str, options: EmbedOptions, path: str = "") -> EmbedPlan:
+        """Settles the options of a request. Raises HubwireError with the option that does not fit; path is where the options are in the
+        request."""
+        model = self.registry.ready(model_name, Task.EMBEDDING, field=f"{path}model")
+        path = f"{path}options"
         description = model.description
         pooling = "" if (options.pooling,) == description.pooling else options.pooling
         if pooling and description.pooling_fixed:
             text = f'the model "{model.name}" has modules after pooling that fit its own pooling ({"+".join(description.pooling)}) alone'
-            raise HubwireError(Reason.OPTION_NOT_SUPPORTED, text, field="options.pooling", model=model.name)
+            raise HubwireError(Reason.OPTION_NOT_SUPPORTED, text, field=f"{path}.pooling", model=model.name)
         # A pooling of several modes gives one vector for each; the one that a request chooses in its place does not.
         dimensions = description.hidden_size if pooling and len(description.pooling) > 1 else description.dimensions
         if not 0 <= options.dimensions <= dimensions:
             raise HubwireError(
                 Reason.VALUE_OUT_OF_RANGE,
                 f"dimensions is {options.dimensions}; this model has 1 to {dimensions}",
-                field="options.dimensions",
+                field=f"{path}.dimensions",
                 metadata={"minimum": "1", "maximum": str(dimensions)},
             )
-        prompt = _prompt(model, options)
-        normalize = description.normalize if options.normalize is None else options.normalize
+        limit_tokens(model, options.truncation, f"{path}.truncation")
+        prompt = _prompt(model, options, path)
+        self.texts.check_prompt(prompt, 1, f"{path}.prompt")
         return EmbedPlan(
             model=model,
-            key=BatchKey(model.name, "pool", pooling, padded=not description.packed),
-            prefix=prompt,
-            skip=prompt_tokens(model, prompt) if prompt and not description.include_prompt else 0,
+            key=BatchKey(model.key, "pool", pooling, padded=not description.packed),
+            prompt=prompt,
             truncation=options.truncation,
-            format=VectorFormat(dimensions=options.dimensions or dimensions, normalize=normalize, encoding=options.encoding),
+            format=VectorFormat(
+                dimensions=options.dimensions or dimensions,
+                normalize=description.normalize if options.normalize is None else options.normalize,
+                encoding=options.encoding,
+            ),
         )
 
-    async def _run(self, plan: EmbedPlan, tokenized: Tokenized, caller: Caller, gather: _Gather) -> None:
+    async def _run(
+        self, plan: EmbedPlan, texts: Sequence[str], caller: Caller, *, spans: OffsetUnit | None = None
+    ) -> tuple[_Gather, Tokenized]:
         """Computes all texts of a request, or none."""
-        if tokenized.too_long:
-            index = tokenized.too_long[0]
-            raise tokenized.too_long_error(index, f"texts[{index}]")
-        items = plan.items(tokenized, range(len(gather.rows)), caller, gather)
-        self.executor.submit(items, self.executor.admit(sum(item.tokens for item in items)))
-        try:
-            await gather.done
-        except BaseException:
-            self.executor.cancel(items)
-            raise
+        self.texts.check(texts)
+        self.texts.check_prompt(plan.prompt, len(texts), "options.prompt")
+        # A text has a token at least: where not even those fit, there is no need to count them.
+        self.executor.check(len(texts))
+        with self.registry.lease(plan.model):
+            tokenized = await self.texts.tokenize(plan.model, texts, prompt=plan.prompt, truncation=plan.truncation, spans=spans)
+            if tokenized.too_long:
+                index = tokenized.too_long[0]
+                raise tokenized.too_long_error(index, f"texts[{index}]")
+            if spans is not None:
+                _check_answer_size(len(tokenized.batch.ids), plan.format.dimensions)
+            gather = _Gather(plan.model.name, len(texts), tokenized.elapsed_ns)
+            items = plan.items(tokenized, range(len(texts)), caller, gather)
+            permit = self.executor.admit(len(tokenized.batch.ids))
+            self.executor.submit(items, permit)
+            try:
+                await gather.done
+            except BaseException:
+                self.executor.cancel(items)
+                raise
+        return gather, tokenized
 
 
 class _Gather:
     """The sink of one request: it is done when every text has its rows, and fails with the first text that fails."""
 
-    def __init__(self, count: int, tokenize_ns: int) -> None:
+    def __init__(self, model: str, count: int, tokenize_ns: int) -> None:
+        self._model = model
         self.rows: list[Any] = [None] * count
         self.timings = Timings(tokenize_ns=tokenize_ns)
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._missing = count
-
-    def matrix(self) -> NDArray[np.float32]:
-        """The rows of all texts, shape (n, d)."""
-        return np.stack(self.rows)
 
     def deliver(self, item: Item, output: NDArray[np.float32], timing: ItemTiming) -> None:
         """See Sink."""
@@ -215,16 +245,27 @@ class _Gather:
 
     def fail(self, item: Item, error: HubwireError) -> None:
         """See Sink."""
-        error.field = error.field or f"texts[{item.index}]"
         if not self.done.done():
-            self.done.set_exception(error)
+            self.done.set_exception(error.about(field=f"texts[{item.index}]", model=self._model))
 
 
 def _usage(tokenized: Tokenized) -> Usage:
     return Usage(input_tokens=len(tokenized.batch.ids), truncated_texts=int(tokenized.truncated.sum()))
 
 
-def _prompt(model: ReadyModel, options: EmbedOptions) -> str:
+def _check_answer_size(tokens: int, dimensions: int) -> None:
+    """An answer with a vector a token can be thousands of times larger than its request."""
+    size = tokens * dimensions * 4
+    if size > MAX_TOKEN_VECTOR_BYTES:
+        raise HubwireError(
+            Reason.TOO_MANY_TEXTS,
+            f"the vectors of {tokens} tokens would have {size} bytes; the server answers with at most {MAX_TOKEN_VECTOR_BYTES}",
+            field="texts",
+            metadata={"count": str(tokens), "limit": str(MAX_TOKEN_VECTOR_BYTES // (4 * dimensions))},
+        )
+
+
+def _prompt(model: ReadyModel, options: EmbedOptions, path: str) -> str:
     """The text to put before each text."""
     prompts = model.description.prompts
     if options.prompt is not None:
@@ -235,5 +276,5 @@ def _prompt(model: ReadyModel, options: EmbedOptions) -> str:
     if name not in prompts:
         available = ", ".join(sorted(prompts)) or "none"
         text = f'the model "{model.name}" has no prompt named "{name}" (it has: {available})'
-        raise HubwireError(Reason.PROMPT_NOT_FOUND, text, field="options.prompt_name", metadata={"available": available}, model=model.name)
+        raise HubwireError(Reason.PROMPT_NOT_FOUND, text, field=f"{path}.prompt_name", metadata={"available": available}, model=model.name)
     return prompts[name]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,14 +63,18 @@ class EmbedStream:
         self._pushed = 0
         self._taken = 0
         self._input_closed = False
-        self._items: dict[int, Item] = {}
-        self._waiting: dict[int, StreamResult] = {}
+        self._waiting: dict[int, tuple[Item, StreamResult]] = {}
         self._finished: dict[int, StreamResult] = {}
+        self._closed: HubwireError | None = None
         self._ready = asyncio.Event()
         self._room = asyncio.Event()
+        task.streams.add(self)
 
     async def push(self, entries: Sequence[tuple[str, str]]) -> None:
-        """Accepts (id, text) pairs, and returns once they are on their way."""
+        """Accepts (id, text) pairs, and returns once they are on their way.
+
+        Raises HubwireError where the stream cannot go on: its model is gone, or the server ends. What was accepted is answered first.
+        """
         self._task.texts.check_count(len(entries), "items.items")
         for low in range(0, len(entries), CHUNK_TEXTS):
             await self._push_chunk(entries[low : low + CHUNK_TEXTS])
@@ -80,19 +84,26 @@ class EmbedStream:
         self._input_closed = True
         self._ready.set()
 
+    def close(self, error: HubwireError) -> None:
+        """Ends the stream with an error once everything that was accepted is answered."""
+        self._closed = error
+        self._ready.set()
+
     def abort(self) -> None:
         """Nobody waits any more: what is queued is dropped."""
-        self._task.executor.cancel(list(self._items.values()))
-        self._items.clear()
+        self._task.executor.cancel([item for item, _ in self._waiting.values()])
+        self._waiting.clear()
 
-    async def results(self) -> AsyncIterator[StreamResults]:
-        """The outcomes, as they become ready or in order."""
+    async def results(self) -> AsyncGenerator[StreamResults, None]:
+        """The outcomes, as they become ready or in order. Raises what close was given."""
         while True:
             ready = self._take_ready()
             if ready:
                 self._taken += len(ready)
                 self._room.set()
                 yield _collect(ready)
+            elif self._closed is not None and not self._waiting:
+                raise self._closed
             elif self._input_closed and self._taken == self._pushed:
                 return
             else:
@@ -103,20 +114,19 @@ class EmbedStream:
 
     def deliver(self, item: Item, output: NDArray[np.float32], timing: ItemTiming) -> None:
         """See Sink. The row is copied: it would otherwise keep the memory of its whole batch."""
-        result = self._waiting.pop(item.index)
+        _, result = self._waiting.pop(item.index)
         result.vector = output.copy()
         result.timing = timing
         self._finish(result)
 
     def fail(self, item: Item, error: HubwireError) -> None:
         """See Sink."""
-        result = self._waiting.pop(item.index)
-        error.field = error.field or "text"
-        result.error = error
-        self._finish(result)
+        _, result = self._waiting.pop(item.index)
+        self._finish(result, error)
 
-    def _finish(self, result: StreamResult) -> None:
-        self._items.pop(result.sequence, None)
+    def _finish(self, result: StreamResult, error: HubwireError | None = None) -> None:
+        if error is not None:
+            result.error = error.about(field="text", model=self.plan.model.name)
         self._finished[result.sequence] = result
         self._ready.set()
 
@@ -124,25 +134,33 @@ class EmbedStream:
         while self._pushed - self._taken + len(entries) > WINDOW_TEXTS:
             self._room.clear()
             await self._room.wait()
+        self._task.registry.check_served(self.plan.model)
         now = time.perf_counter_ns()
         good: list[tuple[StreamResult, str]] = []
         for id_, text in entries:
             result = StreamResult(id_, self._pushed, now)
             self._pushed += 1
-            result.error = self._task.texts.text_error(text, "text")
-            if result.error is None:
-                good.append((result, text))
+            if (error := self._task.texts.text_error(text, "text")) is not None:
+                self._finish(result, error)
             else:
-                self._finish(result)
-        if good:
-            await self._submit([result for result, _ in good], [text for _, text in good])
+                good.append((result, text))
+        unanswered = [result for result, _ in good]
+        try:
+            if good:
+                await self._submit(unanswered, [text for _, text in good])
+        except HubwireError as error:
+            # Every text that was accepted has its answer, whatever ends the stream.
+            for result in unanswered:
+                if result.sequence not in self._waiting and result.error is None and result.vector is None:
+                    self._finish(result, error)
+            raise
 
     async def _submit(self, results: list[StreamResult], texts: list[str]) -> None:
         plan = self.plan
-        tokenized = await self._task.texts.tokenize(plan.model, texts, prefix=plan.prefix, truncation=plan.truncation)
+        self._task.texts.check_prompt(plan.prompt, len(texts), "options.options.prompt")
+        tokenized = await self._task.texts.tokenize(plan.model, texts, prompt=plan.prompt, truncation=plan.truncation)
         for index in tokenized.too_long:
-            results[index].error = tokenized.too_long_error(index, "text")
-            self._finish(results[index])
+            self._finish(results[index], tokenized.too_long_error(index, "text"))
         fitting = [index for index, result in enumerate(results) if result.error is None]
         items = plan.items(tokenized, fitting, self._caller, self)
         for item, index in zip(items, fitting, strict=True):
@@ -151,11 +169,12 @@ class EmbedStream:
             result.tokens = item.tokens
             result.truncated = bool(tokenized.truncated[index])
             result.tokenize_ns = tokenized.elapsed_ns
-        permit = await self._task.executor.admit_when_possible(sum(item.tokens for item in items))
-        for item, index in zip(items, fitting, strict=True):
-            self._items[item.index] = item
-            self._waiting[item.index] = results[index]
-        self._task.executor.submit(items, permit)
+        by_sequence = {result.sequence: result for result in results}
+        for part in _parts(items, self._task.executor.stream_tokens):
+            permit = await self._task.executor.admit_when_possible(sum(item.tokens for item in part))
+            for item in part:
+                self._waiting[item.index] = (item, by_sequence[item.index])
+            self._task.executor.submit(part, permit)
 
     def _take_ready(self) -> list[StreamResult]:
         if not self._ordered:
@@ -166,6 +185,20 @@ class EmbedStream:
         while (result := self._finished.pop(self._taken + len(ready), None)) is not None:
             ready.append(result)
         return ready
+
+
+def _parts(items: Sequence[Item], tokens: int) -> Iterator[list[Item]]:
+    """Runs of items of at most so many tokens, or of one item that has more."""
+    part: list[Item] = []
+    size = 0
+    for item in items:
+        if part and size + item.tokens > tokens:
+            yield part
+            part, size = [], 0
+        part.append(item)
+        size += item.tokens
+    if part:
+        yield part
 
 
 def _collect(ready: list[StreamResult]) -> StreamResults:

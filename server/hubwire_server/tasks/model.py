@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar, cast
 
 from hubwire_server._native import NativeError, Tokenizer
 from hubwire_server.errors import HubwireError, Reason
@@ -17,16 +19,30 @@ from hubwire_server.models.sources import ResolvedModel, resolve
 
 log = logging.getLogger("hubwire.models")
 
+T = TypeVar("T")
+
 
 class ModelHost(Protocol):
-    """Holds models in memory and runs them: the dispatcher of workers/."""
+    """Holds models in memory and runs them: the dispatcher of workers/. key is that of the load."""
 
     async def load(self, spec: LoadSpec) -> LoadedModel:
         """Loads a model, and again whenever a worker is replaced. Raises HubwireError."""
         ...
 
-    async def unload(self, name: str) -> None:
-        """Waits until every accepted text of the model is answered, then frees it."""
+    def holds(self, key: str) -> bool:
+        """Whether a model was loaded and not unloaded."""
+        ...
+
+    def is_ready(self, key: str) -> bool:
+        """Whether a model can be computed with now."""
+        ...
+
+    async def drain(self, key: str) -> None:
+        """Waits until every accepted text of a model is answered."""
+        ...
+
+    def unload(self, key: str) -> None:
+        """Frees a model."""
         ...
 
 
@@ -78,7 +94,7 @@ class ModelTask:
         self._registry = registry
         self._host = host
         self._policy = policy
-        self._loads: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[None]] = set()
 
     def models(self) -> list[Model]:
         """Every model, ordered by name."""
@@ -110,16 +126,27 @@ class ModelTask:
         if not request.source:
             raise HubwireError(Reason.FIELD_REQUIRED, "source is empty", field="source")
         name = request.name or request.source.rstrip("/").rsplit("/", 1)[-1].removeprefix("package:")
-        model = Model(name=name, source=request.source, task=request.task or Task.EMBEDDING, revision=request.revision)
+        if not name:
+            raise HubwireError(
+                Reason.FIELD_REQUIRED, f"name is empty, and {request.source!r} has no last part to name it after", field="name"
+            )
+        model = Model(
+            name=name,
+            key=self._registry.new_key(name),
+            source=request.source,
+            task=request.task or Task.EMBEDDING,
+            revision=request.revision,
+        )
         self._registry.add(model)
         steps: asyncio.Queue[LoadProgress | HubwireError] = asyncio.Queue()
-        load = asyncio.create_task(self._load(model, steps), name=f"load {name}")
-        self._loads.add(load)
-        load.add_done_callback(self._loads.discard)
+        self._keep(asyncio.create_task(self._load(model, steps), name=f"load {name}"))
         return steps
 
     async def unload(self, name: str) -> None:
-        """Stops taking requests for a model, answers those that were taken, and frees it. Raises HubwireError."""
+        """Stops taking requests for a model, answers those that were taken, and frees it. A caller that goes away does not stop it.
+
+        Raises HubwireError.
+        """
         model = self.get(name)
         if model.state in (ModelState.DOWNLOADING, ModelState.LOADING) and model.description is None:
             raise HubwireError(Reason.MODEL_NOT_READY, f'the model "{name}" is {model.state.lower()}', model=name, retry_after_ms=1_000)
@@ -127,26 +154,39 @@ class ModelTask:
             raise HubwireError(Reason.MODEL_NOT_FOUND, f'the model "{name}" is being unloaded', field="name", model=name)
         if model.state is not ModelState.FAILED:
             self._registry.set_state(model, ModelState.UNLOADING)
-            await self._host.unload(name)
-        self._registry.remove(name)
-        log.info("model %s is unloaded", name)
+        await asyncio.shield(self._keep(asyncio.create_task(self._unload(model), name=f"unload {name}")))
 
-    async def close(self) -> None:
-        """Gives up the loads that are under way."""
-        loads = list(self._loads)
-        for load in loads:
-            load.cancel()
-        await asyncio.gather(*loads, return_exceptions=True)
+    async def close(self, error: HubwireError) -> None:
+        """Gives up what is under way."""
+        for model in self._registry.all():
+            if model.state in (ModelState.DOWNLOADING, ModelState.LOADING):
+                self._registry.set_state(model, ModelState.FAILED, error)
+        running = list(self._running)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
-    def on_model(self, name: str, loaded: LoadedModel | HubwireError | None) -> None:
+    def on_model(self, key: str, loaded: LoadedModel | HubwireError | None) -> None:
         """Hears from the host that a model is back after its worker was replaced, waits for that, or could not be loaded again."""
-        model = next((model for model in self._registry.all() if model.name == name), None)
+        model = self._registry.find(key)
         if model is None or model.tokenizer is None or model.state is ModelState.UNLOADING:
             return  # its first load is still under way, and reports by itself
         if isinstance(loaded, HubwireError):
-            self._registry.set_state(model, ModelState.FAILED, loaded)
+            self._registry.set_state(model, ModelState.FAILED, loaded.about(field="", model=model.name))
         else:
             self._registry.set_state(model, ModelState.LOADING if loaded is None else ModelState.READY)
+
+    def _keep(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
+    async def _unload(self, model: Model) -> None:
+        await self._registry.unleased(model)
+        await self._host.drain(model.key)
+        self._host.unload(model.key)
+        self._registry.remove(model)
+        log.info("model %s is unloaded", model.name)
 
     async def _load(self, model: Model, steps: asyncio.Queue[LoadProgress | HubwireError]) -> None:
         try:
@@ -154,21 +194,25 @@ class ModelTask:
             model.source, model.revision = resolved.source_label, resolved.revision
             self._registry.set_state(model, ModelState.LOADING)
             steps.put_nowait(LoadProgress(state=ModelState.LOADING, message="reading and checking the model"))
-            loaded = await self._host.load(self._spec(model.name, str(resolved.path), model.task))
-            model.tokenizer = await asyncio.to_thread(Tokenizer, loaded.tokenizer_json)
-            model.description = loaded.description
+            loaded = await self._host.load(self._spec(model, str(resolved.path)))
+            tokenizer = await asyncio.to_thread(Tokenizer, loaded.tokenizer_json)
+            if not self._host.holds(model.key):  # the worker died meanwhile, and the model could not be loaded again
+                raise HubwireError(Reason.MODEL_LOAD_FAILED, "the worker that had loaded the model could not load it again")
         except HubwireError as error:
             self._fail(model, steps, error)
         except NativeError as error:
-            self._fail(model, steps, HubwireError(Reason.MODEL_NOT_SUPPORTED, f"the tokenizer cannot be read: {error}", model=model.name))
+            self._fail(model, steps, HubwireError(Reason.MODEL_NOT_SUPPORTED, f"the tokenizer cannot be read: {error}"))
+        except asyncio.CancelledError:
+            steps.put_nowait(model.error or HubwireError(Reason.SHUTTING_DOWN, "the server is shutting down", retry_after_ms=1_000))
+            raise
         except Exception:
             log.exception("loading %s failed", model.name)
-            text = "the model could not be loaded; the server's log says why"
-            self._fail(model, steps, HubwireError(Reason.MODEL_LOAD_FAILED, text, model=model.name))
+            self._fail(model, steps, HubwireError(Reason.MODEL_LOAD_FAILED, "the model could not be loaded; the server's log says why"))
         else:
-            self._registry.set_state(model, ModelState.READY)
+            model.tokenizer, model.description = tokenizer, loaded.description
+            self._registry.set_state(model, ModelState.READY if self._host.is_ready(model.key) else ModelState.LOADING)
             log.info("model %s is ready: %s", model.name, _summary(loaded.description))
-            steps.put_nowait(LoadProgress(state=ModelState.READY, message="the model serves", model=model))
+            steps.put_nowait(LoadProgress(state=model.state, message="the model serves", model=model))
 
     async def _resolve(self, model: Model, steps: asyncio.Queue[LoadProgress | HubwireError]) -> ResolvedModel:
         """Finds the model's folder, and fetches it first where it comes from a hub."""
@@ -186,14 +230,14 @@ class ModelTask:
             token=self._policy.token,
             progress=progress,
         )
-        return await asyncio.to_thread(fetch)
+        return await _in_daemon_thread(fetch)
 
-    def _spec(self, name: str, path: str, task: Task) -> LoadSpec:
-        policy = self._policy
+    def _spec(self, model: Model, path: str) -> LoadSpec:
+        policy, name = self._policy, model.name
         return LoadSpec(
-            name=name,
+            key=model.key,
             path=path,
-            task=task,
+            task=model.task,
             device=policy.device,
             dtype=policy.dtype,
             threads=policy.threads,
@@ -202,10 +246,33 @@ class ModelTask:
         )
 
     def _fail(self, model: Model, steps: asyncio.Queue[LoadProgress | HubwireError], error: HubwireError) -> None:
-        error.model = error.model or model.name
+        self._host.unload(model.key)
+        error = error.about(field="", model=model.name)
         log.error("model %s could not be loaded: %s", model.name, error.message)
         self._registry.set_state(model, ModelState.FAILED, error)
         steps.put_nowait(error)
+
+
+async def _in_daemon_thread(call: Callable[[], T]) -> T:
+    """Runs something that blocks for minutes, such as a download, in a thread that the end of the process does not wait for."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def finish(result: T | None, error: BaseException | None) -> None:
+        if not future.done():
+            future.set_exception(error) if error is not None else future.set_result(cast("T", result))
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = call()
+        except BaseException as raised:
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(finish, result, error)
+
+    threading.Thread(target=run, name="fetch", daemon=True).start()
+    return await future
 
 
 def _summary(model: ModelDescription) -> str:

@@ -42,17 +42,23 @@ class Truncation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextLimits:
-    """What a message may hold."""
+    """What a message may hold. max_request_bytes bounds all of its texts together, each with its prompt."""
 
     max_texts: int
     max_text_bytes: int
+    max_request_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Tokenized:
-    """Texts as tokens. too_long holds the index of each text that is over the limit although the request does not allow cutting."""
+    """Texts as tokens.
+
+    too_long holds the index of each text that is over the limit although the request does not allow cutting. skip, shape (n,), is how many
+    of the first tokens of each text are a prompt that takes no part in pooling.
+    """
 
     batch: RaggedBatch
+    skip: np.ndarray[tuple[int], np.dtype[np.int64]]
     truncated: np.ndarray[tuple[int], np.dtype[np.bool_]]
     too_long: Sequence[int]
     limit_tokens: int
@@ -114,58 +120,75 @@ class Texts:
             )
         return None
 
+    def check_prompt(self, prompt: str, count: int, field: str) -> None:
+        """Raises HubwireError where a prompt before each of count texts is more than a message may hold."""
+        size = len(prompt.encode())
+        limit = min(self._limits.max_text_bytes, self._limits.max_request_bytes // count)
+        if size > limit:
+            raise HubwireError(
+                Reason.TEXT_TOO_LARGE,
+                f"the prompt has {size} bytes, before each of {count} texts; that is more than the server takes",
+                field=field,
+                metadata={"size_bytes": str(size), "limit_bytes": str(limit)},
+            )
+
     async def tokenize(
         self,
         model: ReadyModel,
         texts: Sequence[str],
         *,
-        prefix: str = "",
+        prompt: str = "",
         truncation: Truncation | None = None,
-        truncation_field: str = "options.truncation",
         spans: OffsetUnit | None = None,
     ) -> Tokenized:
-        """Tokenizes checked texts, each with the prefix before it. Raises HubwireError where the truncation does not fit the model."""
+        """Tokenizes checked texts, each with the prompt before it."""
         start = time.perf_counter_ns()
-        limit = model.description.max_tokens
-        if truncation is not None and truncation.max_tokens:
-            limit = _truncation_limit(model, truncation, f"{truncation_field}.max_tokens")
-        if prefix:
-            texts = [prefix + text for text in texts]
-        encode = partial(
-            model.tokenizer.encode,
-            texts,
+        limit = limit_tokens(model, truncation)
+        encode = partial(self._encode, model, texts, prompt, limit, truncation, spans)
+        try:
+            if sum(map(len, texts)) + len(prompt) * len(texts) <= INLINE_TOKENIZE_CHARACTERS:
+                batch, prompt_tokens = encode()
+            else:
+                batch, prompt_tokens = await asyncio.get_running_loop().run_in_executor(self._pool, encode)
+        except NativeError as error:
+            raise HubwireError(Reason.INTERNAL, f"the tokenizer failed: {error}") from error
+        counts, kept = batch.token_counts, np.diff(batch.offsets)
+        cut = counts > limit
+        skip = np.minimum(prompt_tokens, kept)
+        if truncation is not None and truncation.side == "left":  # what was cut was the prompt first
+            skip = np.maximum(0, skip - (counts - kept))
+        too_long = [] if truncation is not None else np.flatnonzero(cut).tolist()
+        return Tokenized(batch, skip, cut, too_long, limit, time.perf_counter_ns() - start)
+
+    def _encode(
+        self, model: ReadyModel, texts: Sequence[str], prompt: str, limit: int, truncation: Truncation | None, spans: OffsetUnit | None
+    ) -> tuple[RaggedBatch, int]:
+        """The batch, and how many of the first tokens of each text are a prompt that takes no part in pooling."""
+        batch = model.tokenizer.encode(
+            [prompt + text for text in texts] if prompt else texts,
             max_tokens=limit if truncation is not None else None,
             truncation_side=truncation.side if truncation is not None else "right",
             spans=spans,
             threads=self._threads,
         )
-        try:
-            if sum(map(len, texts)) <= INLINE_TOKENIZE_CHARACTERS:
-                batch = encode()
-            else:
-                batch = await asyncio.get_running_loop().run_in_executor(self._pool, encode)
-        except NativeError as error:
-            raise HubwireError(Reason.INTERNAL, f"the tokenizer failed: {error}") from error
-        over = batch.token_counts > limit
-        too_long = [] if truncation is not None else np.flatnonzero(over).tolist()
-        return Tokenized(batch, over, too_long, limit, time.perf_counter_ns() - start)
+        if not prompt or model.description.include_prompt:
+            return batch, 0
+        # As sentence-transformers counts them: the prompt alone, without a closing special token.
+        ids = model.tokenizer.encode([prompt], max_tokens=limit).ids
+        return batch, len(ids) - 1 if len(ids) and int(ids[-1]) in model.description.special_ids else len(ids)
 
 
-def prompt_tokens(model: ReadyModel, prompt: str) -> int:
-    """How many of the first tokens of a text are its prompt, as sentence-transformers counts them: the prompt alone, without a closing
-    special token."""
-    ids = model.tokenizer.encode([prompt]).ids
-    return len(ids) - 1 if len(ids) and int(ids[-1]) in model.description.special_ids else len(ids)
-
-
-def _truncation_limit(model: ReadyModel, truncation: Truncation, field: str) -> int:
-    minimum = model.tokenizer.count_special_tokens() + 1
+def limit_tokens(model: ReadyModel, truncation: Truncation | None, field: str = "truncation") -> int:
+    """How many tokens of a text are read. Raises HubwireError where the request asks for more than the model reads, or for nothing."""
     maximum = model.description.max_tokens
+    if truncation is None or truncation.max_tokens == 0:
+        return maximum
+    minimum = model.tokenizer.count_special_tokens() + 1
     if not minimum <= truncation.max_tokens <= maximum:
         raise HubwireError(
             Reason.VALUE_OUT_OF_RANGE,
             f"max_tokens is {truncation.max_tokens}; this model takes {minimum} to {maximum}",
-            field=field,
+            field=f"{field}.max_tokens",
             metadata={"minimum": str(minimum), "maximum": str(maximum)},
         )
     return truncation.max_tokens

@@ -28,6 +28,8 @@ from hubwire_server.workers.supervisor import Supervisor, WorkerOptions
 log = logging.getLogger("hubwire.dispatcher")
 
 MAX_IN_FLIGHT = 2
+STREAM_PARTS = 16
+"""A stream asks for a sixteenth of the queue at a time."""
 
 
 @dataclass(eq=False, slots=True)
@@ -56,12 +58,12 @@ class Dispatcher:
         self._limits = limits
         self._planner = Planner(limits("auto"), clock)
         self._admission = Admission(max_waiting_tokens=max_waiting_tokens)
-        self._room = asyncio.Event()
+        self._admission.on_release = self._on_release
+        self._released = asyncio.Event()
+        self._left = asyncio.Event()
         self._room_turn = asyncio.Lock()
-        self._admission.on_release = self._room.set
         self._in_flight: deque[_InFlight] = deque()
         self._number = 0
-        self._idle = asyncio.Event()
         self._closed: Callable[[], HubwireError] | None = None
         self._on_model = on_model
         self.worker = Supervisor(worker, self, clock)
@@ -78,25 +80,46 @@ class Dispatcher:
 
     # Executor
 
-    def admit(self, tokens: int) -> Permit:
+    @property
+    def stream_tokens(self) -> int:
+        """See Executor."""
+        return max(1, self._admission.limit_tokens // STREAM_PARTS)
+
+    def check(self, tokens: int) -> None:
         """See Executor."""
         if self._closed is not None:
             raise self._closed()
-        return self._admission.admit(tokens)
+        self._admission.check(tokens)
+
+    def admit(self, tokens: int) -> Permit:
+        """See Executor."""
+        self.check(tokens)
+        return self._admission.take(tokens)
 
     async def admit_when_possible(self, tokens: int) -> Permit:
         """See Executor. Callers are served in turn."""
         async with self._room_turn:
-            while self._closed is None and not self._admission.has_room(tokens):
-                self._room.clear()
-                await self._room.wait()
-            return self.admit(tokens)
+            self._admission.wanted_tokens = tokens
+            try:
+                while self._closed is None and not self._admission.has_room(tokens):
+                    self._released.clear()
+                    await self._released.wait()
+            finally:
+                self._admission.wanted_tokens = 0
+            if self._closed is not None:
+                raise self._closed()
+            return self._admission.take(tokens)
 
     def submit(self, items: Sequence[Item], permit: Permit) -> None:
         """See Executor."""
         for item in items:
             item.permit = permit
-        self._planner.add(items)
+        kept = [item for item in items if self.worker.holds(item.key.model)]
+        self._planner.add(kept)
+        if len(kept) < len(items):
+            for item in items:
+                if not self.worker.holds(item.key.model):
+                    self._fail(item, HubwireError(Reason.MODEL_NOT_FOUND, "the model was unloaded"))
         self._pump()
 
     def cancel(self, items: Iterable[Item]) -> None:
@@ -104,14 +127,18 @@ class Dispatcher:
         for item in self._planner.cancel(items):
             self._release(item)
 
+    async def idle(self) -> None:
+        """Returns once nothing is accepted and unanswered."""
+        await self._until(lambda: self._admission.used_tokens == 0 and not self._in_flight)
+
     def close(self, error: Callable[[], HubwireError]) -> None:
         """Answers everything that waits or runs with an error, and whatever comes after it."""
         self._closed = error
-        self._room.set()
+        self._released.set()
         running = [item for entry in self._in_flight for item in entry.batch.running()]
+        self._planner.cancel(running)
         for item in running:
             item.sink.fail(item, error())
-        self._planner.cancel(running)
         for item in self._planner.drop_all():
             self._fail(item, error())
 
@@ -121,63 +148,63 @@ class Dispatcher:
         """See ModelHost."""
         return await self.worker.load(spec)
 
-    async def unload(self, name: str) -> None:
+    def holds(self, key: str) -> bool:
         """See ModelHost."""
-        while self._planner.waiting_of(name) or any(entry.batch.key.model == name for entry in self._in_flight):
-            self._idle.clear()
-            await self._idle.wait()
-        self.worker.unload(name)
+        return self.worker.holds(key)
+
+    def is_ready(self, key: str) -> bool:
+        """See ModelHost."""
+        return self.worker.is_ready(key)
+
+    async def drain(self, key: str) -> None:
+        """See ModelHost."""
+        await self._until(lambda: not self._planner.waiting_of(key) and all(entry.batch.key.model != key for entry in self._in_flight))
+
+    def unload(self, key: str) -> None:
+        """See ModelHost."""
+        self.worker.unload(key)
+        self._drop_model(key, HubwireError(Reason.MODEL_NOT_FOUND, "the model was unloaded"))
 
     # Listener
 
     def on_computed(self, message: frames.Computed | frames.BatchFailed, arrays: list[NDArray[Any]]) -> None:
         """See Listener."""
-        entry = self._in_flight.popleft()
+        entry = self._in_flight[0]
         if entry.number != message.batch:
             raise AssertionError(f"batch {message.batch} came back before {entry.number}. This is a bug.")
-        self.worker.computing(bool(self._in_flight))
         if isinstance(message, frames.Computed):
             self._admission.measure(entry.batch.tokens, message.compute_ns)
             self._deliver(entry, message, arrays[0])
         else:
-            error = HubwireError(Reason(message.reason), message.text, model=entry.batch.key.model)
-            for item in entry.batch.items:
-                self._fail_running(item, error)
+            for item in entry.batch.running():
+                self._fail(item, HubwireError(Reason(message.reason), message.text))
+        self._in_flight.popleft()
+        self._release_cancelled(entry.batch)
         self._planner.finish(entry.batch)
-        self._idle.set()
         self._pump()
 
-    def on_died(self) -> None:
-        """See Listener. The batch that was sent first was being computed and is suspect; the others had not begun."""
+    def on_died(self, suspect: int | None) -> None:
+        """See Listener."""
         lost = list(self._in_flight)
         self._in_flight.clear()
-        for position, entry in enumerate(lost):
-            for item in entry.batch.items:
-                if item.state is ItemState.DONE:  # cancelled while it ran
-                    self._release(item)
-            if position > 0:
+        for entry in lost:
+            self._release_cancelled(entry.batch)
+            if entry.number != suspect:
                 self._planner.requeue(entry.batch)
                 continue
             for item in self._planner.retry(entry.batch):
                 text = "this text ended the worker process each time it was tried, the last time alone"
-                self._release(item)
-                item.sink.fail(item, HubwireError(Reason.WORKER_CRASHED, text, model=item.key.model))
-        self._idle.set()
+                self._fail(item, HubwireError(Reason.WORKER_CRASHED, text))
 
-    def on_model(self, name: str, loaded: LoadedModel | HubwireError | None) -> None:
+    def on_model(self, key: str, loaded: LoadedModel | HubwireError | None) -> None:
         """See Listener."""
-        self._on_model(name, loaded)
+        self._on_model(key, loaded)
         if isinstance(loaded, LoadedModel):
             # Which device "auto" is, only the worker knows.
             self._planner.set_limits(self._limits(loaded.description.device))
-        if isinstance(loaded, HubwireError):
-            for item in self._planner.drop_model(name):
-                self._fail(item, loaded)
+        elif isinstance(loaded, HubwireError):
+            self._drop_model(key, loaded)
         self._pump()
-
-    def _release(self, item: Item) -> None:
-        assert item.permit is not None
-        self._admission.release(item.permit, item.tokens)
 
     # The pump
 
@@ -211,22 +238,46 @@ class Dispatcher:
         failures = {failure.index: failure for failure in message.failures}
         ends = np.cumsum([item.tokens for item in entry.batch.items]) if entry.batch.key.operation == "tokens" else None
         for position, item in enumerate(entry.batch.items):
-            if (failure := failures.get(position)) is not None:
-                self._fail_running(item, HubwireError(Reason(failure.reason), failure.text, model=item.key.model))
+            if item.state is not ItemState.RUNNING:  # it was cancelled while it ran
                 continue
+            if (failure := failures.get(position)) is not None:
+                self._fail(item, HubwireError(Reason(failure.reason), failure.text))
+                continue
+            item.state = ItemState.DONE
             self._release(item)
-            if item.state is ItemState.RUNNING:
-                row = output[position] if ends is None else output[ends[position] - item.tokens : ends[position]]
-                timing = ItemTiming(queue_ns=entry.sent_ns - item.enqueued_ns, compute_ns=message.compute_ns, batch=entry.number)
-                item.sink.deliver(item, row, timing)
+            row = output[position] if ends is None else output[ends[position] - item.tokens : ends[position]]
+            timing = ItemTiming(queue_ns=entry.sent_ns - item.enqueued_ns, compute_ns=message.compute_ns, batch=entry.number)
+            item.sink.deliver(item, row, timing)
 
-    def _fail_running(self, item: Item, error: HubwireError) -> None:
-        """Answers a text of a batch with an error, unless it was cancelled while it ran."""
-        if item.state is ItemState.RUNNING:
-            self._fail(item, error)
-        else:
-            self._release(item)
+    # Every way out
 
     def _fail(self, item: Item, error: HubwireError) -> None:
+        """Answers a text with an error of its own."""
+        item.state = ItemState.DONE
         self._release(item)
         item.sink.fail(item, error)
+
+    def _drop_model(self, key: str, error: HubwireError) -> None:
+        for item in self._planner.drop_model(key):
+            self._fail(item, HubwireError(error.reason, error.message))
+
+    def _release_cancelled(self, batch: Batch) -> None:
+        """Texts that were cancelled while they ran hold their tokens until the device is done with them."""
+        for item in batch.items:
+            self._release(item)
+
+    def _release(self, item: Item) -> None:
+        """Gives the tokens of a text back, once."""
+        if item.permit is not None and item.state is ItemState.DONE:
+            permit, item.permit = item.permit, None
+            self._admission.release(permit, item.tokens)
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        """Waits for something that can only change when a text leaves."""
+        while not holds():
+            self._left.clear()
+            await self._left.wait()
+
+    def _on_release(self) -> None:
+        self._released.set()
+        self._left.set()

@@ -52,14 +52,14 @@ class Load(Message, frozen=True):
 class Loaded(Message, frozen=True):
     """Worker to front: the model serves. One uint8 array: the tokenizer's JSON."""
 
-    name: str
+    key: str
     description: ModelDescription
 
 
 class LoadFailed(Message, frozen=True):
     """Worker to front: the model could not be loaded."""
 
-    name: str
+    key: str
     reason: str
     text: str
 
@@ -67,7 +67,7 @@ class LoadFailed(Message, frozen=True):
 class Unload(Message, frozen=True):
     """Front to worker: free a model. There is no answer."""
 
-    name: str
+    key: str
 
 
 class Forward(Message, frozen=True):

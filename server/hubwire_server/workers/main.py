@@ -72,7 +72,7 @@ def serve(sock: socket.socket, load: LoadModel) -> None:
             case frames.Load():
                 frames.send_frame(sock, *_load(models, message, load))
             case frames.Unload():
-                if (model := models.pop(message.name, None)) is not None:
+                if (model := models.pop(message.key, None)) is not None:
                     model.close()
             case _:
                 raise AssertionError(f"the front sent {type(message).__name__}. This is a bug.")
@@ -86,14 +86,14 @@ def _load(models: dict[str, WorkerModel], message: frames.Load, load: LoadModel)
     try:
         model = load(Path(spec.path), options)
     except HubwireError as error:
-        return frames.LoadFailed(name=spec.name, reason=error.reason, text=error.message), []
-    except Exception as error:
-        log.exception("loading %s failed", spec.name)
-        text = f"{type(error).__name__}: {error}".splitlines()[0][:500]
-        return frames.LoadFailed(name=spec.name, reason=Reason.MODEL_LOAD_FAILED, text=text), []
-    models[spec.name] = model
+        return frames.LoadFailed(key=spec.key, reason=error.reason, text=error.message), []
+    except Exception:
+        log.exception("loading %s failed", spec.key)
+        text = "the model could not be loaded; the server's log says why"
+        return frames.LoadFailed(key=spec.key, reason=Reason.MODEL_LOAD_FAILED, text=text), []
+    models[spec.key] = model
     tokenizer = np.frombuffer(model.tokenizer_json.encode(), dtype=np.uint8)
-    return frames.Loaded(name=spec.name, description=model.description), [tokenizer]
+    return frames.Loaded(key=spec.key, description=model.description), [tokenizer]
 
 
 def _forward(
@@ -107,7 +107,9 @@ def _forward(
         model = models[message.model]
         try:
             output = _compute(model, message, batch, skip)
-        except HubwireError:
+        except Exception as error:
+            if not isinstance(error, HubwireError):
+                log.exception("a batch of %d texts failed; each is tried alone", len(offsets) - 1)
             output, failures = _compute_alone(model, message, batch, skip)
     except Exception:
         log.exception("a batch of %d texts failed", len(offsets) - 1)
@@ -139,6 +141,10 @@ def _compute_alone(
         except HubwireError as error:
             parts.append(None)
             failures.append(frames.ItemFailure(index, error.reason, error.message))
+        except Exception:
+            log.exception("a text of %d tokens failed", high - low)
+            parts.append(None)
+            failures.append(frames.ItemFailure(index, Reason.INTERNAL, "the computation failed"))
     width = next((part.shape[1] for part in parts if part is not None), 0)
     rows = np.ones(len(parts), dtype=np.int64) if message.operation == "pool" else np.diff(batch.offsets)
     filled = [np.zeros((count, width), dtype=np.float32) if part is None else part for part, count in zip(parts, rows, strict=True)]

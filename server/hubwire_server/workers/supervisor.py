@@ -1,10 +1,12 @@
 """Keeps one worker process alive for a device.
 
-    STARTING ── Hello ──▶ UP ── socket closed, process ended, or a computation hung ──▶ BACKOFF ──▶ STARTING
+    STARTING ── Hello ──▶ UP ── socket closed, process ended, or something hung ──▶ BACKOFF ──▶ STARTING
         any state ── stop() ──▶ STOPPED
 
-A model stays with the supervisor from `load` to `unload`: each new worker loads it again. What was on the device when a worker died is
-handed back through `on_died`; the dispatcher decides what happens to it.
+A model stays with the supervisor from `load` to `unload`: each new worker loads it again.
+
+The worker does one thing at a time, in the order in which it was asked, so what was asked first and is not answered yet is what it is
+doing: that alone is timed by the watchdog, and that alone is suspect when the worker dies.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ import logging
 import socket
 import sys
 from asyncio.subprocess import Process
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Protocol
 
@@ -36,7 +39,7 @@ MAX_BACKOFF_SECONDS = 10.0
 HEALTHY_SECONDS = 30.0
 """A worker that lived this long starts the backoff anew."""
 MAX_DEATHS_PER_LOAD = 3
-"""A model that was never ready, and during whose loading the worker ended this often, is given up."""
+"""A model is given up when the worker died this often in a row while loading it, or, before its first load, while starting."""
 EXIT_SECONDS = 2.0
 """How long a worker gets to end by itself once its socket is closed."""
 WATCHDOG_SECONDS = 0.25
@@ -49,12 +52,12 @@ class Listener(Protocol):
         """A batch is done."""
         ...
 
-    def on_died(self) -> None:
-        """The worker is gone, and every batch that it had been sent with it."""
+    def on_died(self, suspect: int | None) -> None:
+        """The worker is gone, and every batch that it had been sent with it. suspect is the number of the batch that it was computing."""
         ...
 
-    def on_model(self, name: str, loaded: LoadedModel | HubwireError | None) -> None:
-        """A model became ready, could not be loaded, or (None) waits for a worker to come back."""
+    def on_model(self, key: str, loaded: LoadedModel | HubwireError | None) -> None:
+        """A model became ready, could not be loaded and is forgotten, or (None) waits for a worker to come back."""
         ...
 
 
@@ -68,6 +71,8 @@ class WorkerOptions:
     log_level: str = "INFO"
     hang_timeout_s: float = 60.0
     """A batch that takes longer means that the worker hangs: it is killed."""
+    load_timeout_s: float = 900.0
+    """The same for loading a model."""
 
 
 class State(Enum):
@@ -79,12 +84,21 @@ class State(Enum):
     STOPPED = auto()
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the worker was asked to do and has not answered: to load a model, or to compute a batch."""
+
+    load: str = ""
+    batch: int = 0
+
+
+@dataclass(eq=False, slots=True)
 class _Model:
     spec: LoadSpec
     ready: bool = False
     deaths: int = 0
-    waiters: list[asyncio.Future[LoadedModel]] = field(default_factory=list)
+    fingerprint: str = ""
+    first_load: asyncio.Future[LoadedModel] | None = None
 
 
 class Supervisor:
@@ -95,12 +109,12 @@ class Supervisor:
         self._listener = listener
         self._clock = clock
         self._models: dict[str, _Model] = {}
-        self._loading: list[str] = []
+        self._asked: deque[_Asked] = deque()
+        self._doing_since_ns = 0
         self._process: Process | None = None
         self._connection: Connection | None = None
         self._lost = asyncio.Event()
         self._greeted = False
-        self._computing_since: int | None = None
         self._main: asyncio.Task[None] | None = None
         self.state = State.STOPPED
         self.restarts = 0
@@ -124,35 +138,31 @@ class Supervisor:
             await asyncio.gather(self._main, return_exceptions=True)
         await self._end_process()
 
-    def is_ready(self, model: str) -> bool:
+    def holds(self, key: str) -> bool:
+        """Whether the model was loaded and not unloaded, so that it is ready or will be."""
+        return key in self._models
+
+    def is_ready(self, key: str) -> bool:
         """Whether the worker can compute with this model now."""
-        return self.state is State.UP and model in self._models and self._models[model].ready
+        return self.state is State.UP and key in self._models and self._models[key].ready
 
     async def load(self, spec: LoadSpec) -> LoadedModel:
         """Loads a model and keeps it loaded. Raises HubwireError where it cannot be loaded; it is forgotten then."""
-        model = self._models[spec.name] = _Model(spec)
-        future: asyncio.Future[LoadedModel] = asyncio.get_running_loop().create_future()
-        model.waiters.append(future)
+        model = self._models[spec.key] = _Model(spec, first_load=asyncio.get_running_loop().create_future())
+        assert model.first_load is not None
         if self.state is State.UP:
             self._send_load(model)
-        return await future
+        return await model.first_load
 
-    def unload(self, name: str) -> None:
+    def unload(self, key: str) -> None:
         """Frees a model."""
-        model = self._models.pop(name, None)
+        model = self._models.pop(key, None)
         if model is not None and self._connection is not None:
-            self._connection.send(frames.Unload(name=name))
+            self._connection.send(frames.Unload(key=key))
 
     def compute(self, message: frames.Forward, arrays: Sequence[NDArray[Any]]) -> None:
         """Sends a batch. Its outcome comes through the listener: on_computed, or on_died."""
-        assert self._connection is not None
-        if self._computing_since is None:
-            self._computing_since = self._clock()
-        self._connection.send(message, arrays)
-
-    def computing(self, busy: bool) -> None:
-        """Tells the watchdog that the batch before is done, and whether another one runs now."""
-        self._computing_since = self._clock() if busy else None
+        self._ask(_Asked(batch=message.batch), message, arrays)
 
     # The life of a process
 
@@ -164,10 +174,15 @@ class Supervisor:
                 await self._run_once()
             except OSError as error:
                 log.error("the worker could not be started: %s", error)
+            except Exception:
+                log.exception("supervising the worker failed; this is a bug")
             if (self._clock() - started) / 1e9 >= HEALTHY_SECONDS:
                 backoff = FIRST_BACKOFF_SECONDS
             self.state = State.BACKOFF
-            self._hand_back()
+            try:
+                self._hand_back()
+            except Exception:
+                log.exception("handing work back failed; this is a bug")
             log.warning("the worker ended (%s); a new one starts in %.1f s", self._exit_text(), backoff)
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, MAX_BACKOFF_SECONDS)
@@ -177,26 +192,18 @@ class Supervisor:
     async def _run_once(self) -> None:
         """Starts a worker and returns when it is gone."""
         self._lost.clear()
-        self._loading.clear()
+        self._asked.clear()
         self._greeted = False
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._process = await asyncio.create_subprocess_exec(
-                *self._options.command,
-                f"--fd={theirs.fileno()}",
-                f"--log-level={self._options.log_level}",
-                pass_fds=(theirs.fileno(),),
-                stdin=asyncio.subprocess.DEVNULL,
-                env=self._options.environment,
-                # Ctrl-C in a terminal reaches the whole process group; the worker must outlive it while the front drains.
-                start_new_session=True,
-            )
-        except OSError:
+            try:
+                self._process = await self._spawn(theirs)
+            finally:
+                theirs.close()
+            self._connection = await Connection.open(ours, self._on_frame, self._on_lost)
+        except BaseException:
             ours.close()
             raise
-        finally:
-            theirs.close()
-        self._connection = await Connection.open(ours, self._on_frame, self._on_lost)
         watchdog = asyncio.create_task(self._watch())
         try:
             await self._lost.wait()
@@ -204,16 +211,30 @@ class Supervisor:
             watchdog.cancel()
             await self._end_process()
 
+    async def _spawn(self, sock: socket.socket) -> Process:
+        return await asyncio.create_subprocess_exec(
+            *self._options.command,
+            f"--fd={sock.fileno()}",
+            f"--log-level={self._options.log_level}",
+            pass_fds=(sock.fileno(),),
+            stdin=asyncio.subprocess.DEVNULL,
+            env=self._options.environment,
+            # Ctrl-C in a terminal reaches the whole process group; the worker must outlive it while the front drains.
+            start_new_session=True,
+        )
+
     async def _watch(self) -> None:
         """Kills a worker that hangs."""
         while True:
             await asyncio.sleep(WATCHDOG_SECONDS)
-            since = self._computing_since
-            if since is not None and (self._clock() - since) / 1e9 > self._options.hang_timeout_s:
-                log.error("a batch has been computed for more than %.0f s: the worker is killed", self._options.hang_timeout_s)
-                self._computing_since = None
-                if self._process is not None:
-                    self._process.kill()
+            if not self._asked or self._process is None:
+                continue
+            limit_s = self._options.load_timeout_s if self._asked[0].load else self._options.hang_timeout_s
+            if (self._clock() - self._doing_since_ns) / 1e9 > limit_s:
+                what = "a model has been loading" if self._asked[0].load else "a batch has been computed"
+                log.error("%s for more than %.1f s: the worker is killed", what, limit_s)
+                self._doing_since_ns = self._clock()
+                self._process.kill()
 
     async def _end_process(self) -> None:
         connection, self._connection = self._connection, None
@@ -236,46 +257,36 @@ class Supervisor:
 
     def _hand_back(self) -> None:
         """Tells the listener what the death of the worker means for batches and models."""
-        self._computing_since = None
-        if self._greeted:
-            suspects = [self._models[name] for name in self._loading[:1] if name in self._models]
-        else:
-            suspects = list(self._models.values())
-        for model in suspects:
-            model.deaths += 1
-        for name, model in list(self._models.items()):
+        doing = self._asked[0] if self._asked else _Asked()
+        self._asked.clear()
+        for key, model in list(self._models.items()):
             model.ready = False
-            if model.waiters and model.deaths >= MAX_DEATHS_PER_LOAD:
+            if key == doing.load or (not self._greeted and model.first_load is not None):
+                model.deaths += 1
+            if model.deaths >= MAX_DEATHS_PER_LOAD:
                 text = f"the worker ended {model.deaths} times while it loaded the model ({self._exit_text()})"
-                self._give_up(name, HubwireError(Reason.MODEL_LOAD_FAILED, text, model=name))
+                self._give_up(key, HubwireError(Reason.MODEL_LOAD_FAILED, text))
             else:
-                self._listener.on_model(name, None)
-        self._listener.on_died()
+                self._listener.on_model(key, None)
+        self._listener.on_died(doing.batch or None)
 
     # Frames
 
-    def _send_load(self, model: _Model) -> None:
+    def _ask(self, asked: _Asked, message: frames.AnyMessage, arrays: Sequence[NDArray[Any]] = ()) -> None:
         assert self._connection is not None
-        self._loading.append(model.spec.name)
-        self._connection.send(frames.Load(spec=model.spec))
+        if not self._asked:
+            self._doing_since_ns = self._clock()
+        self._asked.append(asked)
+        self._connection.send(message, arrays)
 
-    def _on_frame(self, message: frames.AnyMessage, arrays: list[NDArray[Any]]) -> None:
-        match message:
-            case frames.Computed() | frames.BatchFailed():
-                self._listener.on_computed(message, arrays)
-            case frames.Hello():
-                self.state = State.UP
-                self._greeted = True
-                for model in self._models.values():
-                    self._send_load(model)
-            case frames.Loaded():
-                self._on_loaded(message, arrays)
-            case frames.LoadFailed():
-                self._loading.remove(message.name)
-                if message.name in self._models:
-                    self._give_up(message.name, HubwireError(Reason(message.reason), message.text, model=message.name))
-            case _:
-                log.error("the worker sent %s", type(message).__name__)
+    def _answered(self, asked: _Asked) -> None:
+        """The worker goes on to what it was asked next."""
+        if self._asked.popleft() != asked:
+            raise AssertionError(f"the worker answered {asked} out of turn. This is a bug.")
+        self._doing_since_ns = self._clock()
+
+    def _send_load(self, model: _Model) -> None:
+        self._ask(_Asked(load=model.spec.key), frames.Load(spec=model.spec))
 
     def _on_lost(self) -> None:
         """Nothing more is sent to this worker, before anything else happens."""
@@ -283,23 +294,47 @@ class Supervisor:
             self.state = State.BACKOFF
         self._lost.set()
 
-    def _on_loaded(self, message: frames.Loaded, arrays: list[NDArray[Any]]) -> None:
-        self._loading.remove(message.name)
-        model = self._models.get(message.name)
-        if model is None:  # it was unloaded meanwhile
+    def _on_frame(self, message: frames.AnyMessage, arrays: list[NDArray[Any]]) -> None:
+        match message:
+            case frames.Computed() | frames.BatchFailed():
+                self._answered(_Asked(batch=message.batch))
+                self._listener.on_computed(message, arrays)
+            case frames.Hello():
+                self.state = State.UP
+                self._greeted = True
+                for model in self._models.values():
+                    self._send_load(model)
+            case frames.Loaded():
+                self._answered(_Asked(load=message.key))
+                if message.key in self._models:  # else it was unloaded meanwhile
+                    self._on_loaded(self._models[message.key], message, arrays)
+            case frames.LoadFailed():
+                self._answered(_Asked(load=message.key))
+                if message.key in self._models:
+                    self._give_up(message.key, HubwireError(Reason(message.reason), message.text))
+            case _:
+                raise AssertionError(f"the worker sent {type(message).__name__}. This is a bug.")
+
+    def _on_loaded(self, model: _Model, message: frames.Loaded, arrays: list[NDArray[Any]]) -> None:
+        fingerprint = message.description.fingerprint
+        if model.fingerprint not in ("", fingerprint):
+            # The texts that wait were tokenized for the model as it was, and callers keep vectors under its fingerprint.
+            self.unload(model.spec.key)
+            text = "the files of the model changed while it was served; load it again"
+            self._listener.on_model(model.spec.key, HubwireError(Reason.MODEL_LOAD_FAILED, text))
             return
+        model.fingerprint = fingerprint
         model.ready = True
         model.deaths = 0
         loaded = LoadedModel(message.description, np.asarray(arrays[0]).tobytes().decode())
-        self._listener.on_model(message.name, loaded)
-        waiters, model.waiters = model.waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(loaded)
+        self._listener.on_model(model.spec.key, loaded)
+        if model.first_load is not None:
+            first_load, model.first_load = model.first_load, None
+            if not first_load.done():
+                first_load.set_result(loaded)
 
-    def _give_up(self, name: str, error: HubwireError) -> None:
-        model = self._models.pop(name)
-        self._listener.on_model(name, error)
-        for waiter in model.waiters:
-            if not waiter.done():
-                waiter.set_exception(error)
+    def _give_up(self, key: str, error: HubwireError) -> None:
+        model = self._models.pop(key)
+        self._listener.on_model(key, error)
+        if model.first_load is not None and not model.first_load.done():
+            model.first_load.set_exception(error)

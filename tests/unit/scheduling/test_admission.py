@@ -8,22 +8,28 @@ from hubwire_server.errors import HubwireError, Reason
 from hubwire_server.scheduling.admission import DEFAULT_RETRY_AFTER_MS, MAX_RETRY_AFTER_MS, Admission
 
 
+def refusal(admission: Admission, tokens: int) -> HubwireError:
+    with pytest.raises(HubwireError) as caught:
+        admission.check(tokens)
+    return caught.value
+
+
 def test_work_is_admitted_up_to_the_bound_and_refused_above_it_with_a_delay():
     admission = Admission(max_waiting_tokens=100)
-    admission.admit(60)
-    admission.admit(40)
-    with pytest.raises(HubwireError) as caught:
-        admission.admit(1)
-    assert caught.value.reason is Reason.OVERLOADED
-    assert caught.value.retryable
-    assert caught.value.retry_after_ms == DEFAULT_RETRY_AFTER_MS
-    assert caught.value.metadata == {"limit_tokens": "100", "waiting_tokens": "100", "request_tokens": "1"}
+    admission.take(60)
+    admission.check(40)
+    admission.take(40)
+    error = refusal(admission, 1)
+    assert error.reason is Reason.OVERLOADED
+    assert error.retryable
+    assert error.retry_after_ms == DEFAULT_RETRY_AFTER_MS
+    assert error.metadata == {"limit_tokens": "100", "waiting_tokens": "100", "request_tokens": "1"}
 
 
 def test_one_request_of_any_size_is_admitted_when_nothing_else_is():
     admission = Admission(max_waiting_tokens=100)
-    assert admission.has_room(1_000)
-    permit = admission.admit(1_000)
+    admission.check(1_000)
+    permit = admission.take(1_000)
     assert not admission.has_room(1)
     admission.release(permit, 1_000)
     assert admission.used_tokens == 0
@@ -33,15 +39,24 @@ def test_tokens_come_back_one_text_at_a_time_and_are_announced():
     admission = Admission(max_waiting_tokens=100)
     freed = []
     admission.on_release = lambda: freed.append(admission.used_tokens)
-    permit = admission.admit(100)
+    permit = admission.take(100)
     admission.release(permit, 30)
     admission.release(permit, 70)
     assert freed == [70, 0]
 
 
+def test_single_calls_leave_the_room_that_a_stream_waits_for():
+    admission = Admission(max_waiting_tokens=100)
+    admission.take(50)
+    admission.wanted_tokens = 40
+    admission.check(10)
+    refusal(admission, 11)
+    assert admission.has_room(40)
+
+
 def test_releasing_more_than_a_permit_holds_is_a_bug_that_is_seen():
     admission = Admission(max_waiting_tokens=100)
-    permit = admission.admit(10)
+    permit = admission.take(10)
     with pytest.raises(AssertionError, match="bug"):
         admission.release(permit, 11)
 
@@ -50,7 +65,5 @@ def test_releasing_more_than_a_permit_holds_is_a_bug_that_is_seen():
 def test_the_delay_follows_the_measured_throughput_within_bounds(speed, expected_ms):
     admission = Admission(max_waiting_tokens=1_000)
     admission.measure(speed, 1_000_000_000)
-    admission.admit(1_000)
-    with pytest.raises(HubwireError) as caught:
-        admission.admit(1_000)
-    assert caught.value.retry_after_ms == expected_ms
+    admission.take(1_000)
+    assert refusal(admission, 1_000).retry_after_ms == expected_ms

@@ -149,6 +149,30 @@ def test_an_idle_client_saves_up_nothing(planner):
     assert abs(served["busy"] - served["early"]) <= 100
 
 
+def test_a_client_with_a_history_is_not_overtaken_by_new_ones_without_end(planner):
+    planner.add([text(100, client="old") for _ in range(50)])
+    for _ in range(50):
+        take(planner)
+    planner.add([text(10, client=f"first {n}") for n in range(12)])
+    last = text(10, client="old")
+    planner.add([last])
+    for batch in range(100):
+        if last in take(planner):
+            break
+        planner.add([text(100, client=f"new {batch}")])
+    assert batch < 20
+
+
+def test_clients_that_are_gone_cost_no_memory(planner):
+    for number in range(2_000):
+        planner.add([text(60, client=f"client {number}"), text(60, client=f"neighbour {number}")])
+        take(planner)
+    while take(planner):
+        pass
+    assert len(planner._shares._served) < 64
+    assert planner._shares._waiting == {}
+
+
 def test_models_that_are_not_ready_are_passed_over(planner):
     other = text(10, key=BatchKey("other", "pool"))
     planner.add([text(10), other])

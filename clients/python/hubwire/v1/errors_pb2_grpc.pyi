@@ -7,9 +7,9 @@ Every error is a google.rpc.Status: a gRPC code, a message for developers, and d
   - google.rpc.ErrorInfo is always there: `domain` is "hubwire", `reason` is the name of an ErrorReason without its prefix ("TEXT_TOO_LONG"),
     `metadata` holds the numbers of the case as text ("limit_tokens", "token_count", ...).
   - google.rpc.BadRequest is there for every INVALID_ARGUMENT that has a field: its path is relative to the request message, as in
-    "texts[3]" or "options.dimensions".
+    "texts[3]" or "options.dimensions"; inside a stream it is relative to the item.
   - google.rpc.RetryInfo is there for every retryable reason: do not call again before that delay.
-  - google.rpc.ResourceInfo is there for every reason about a model: `resource_type` is "model".
+  - google.rpc.ResourceInfo is there where a model had a part in it: `resource_type` is "model", `resource_name` its name.
 
 Two refusals come from the gRPC library before the server sees the call, and carry a code and a message alone: a message above the server's
 size limit is RESOURCE_EXHAUSTED (the Python client reports it as MESSAGE_TOO_LARGE), and a deadline that passes on the way is DEADLINE_EXCEEDED.
