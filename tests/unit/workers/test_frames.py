@@ -15,12 +15,14 @@ from hubwire_server.errors import Reason
 from hubwire_server.models.description import LoadSpec, Task
 from hubwire_server.workers import frames
 
-SPEC = LoadSpec(name="m", path="/m", task=Task.EMBEDDING, device="cpu", dtype="auto", threads=2, allow_pickle=False, allow_remote_code=True)
+SPEC = LoadSpec(
+    key="m#1", path="/m", task=Task.EMBEDDING, device="cpu", dtype="auto", threads=2, allow_pickle=False, allow_remote_code=True
+)
 MESSAGES = [
     frames.Hello(pid=7),
     frames.Load(spec=SPEC),
-    frames.LoadFailed(name="m", reason=Reason.MODEL_LOAD_FAILED, text="é ✂"),
-    frames.Unload(name="m"),
+    frames.LoadFailed(key="m#1", reason=Reason.MODEL_LOAD_FAILED, text="é ✂"),
+    frames.Unload(key="m#1"),
     frames.Forward(batch=1, model="m", operation="pool", pooling=""),
     frames.Computed(batch=2**40, compute_ns=5, failures=(frames.ItemFailure(3, "OUTPUT_NOT_FINITE", "t"),)),
     frames.BatchFailed(batch=1, reason="INTERNAL", text=""),
