@@ -102,7 +102,7 @@ class EmbedStream:
                 self._taken += len(ready)
                 self._room.set()
                 yield _collect(ready)
-            elif self._closed is not None and not self._waiting:
+            elif self._closed is not None and self._taken == self._pushed:
                 raise self._closed
             elif self._input_closed and self._taken == self._pushed:
                 return
