@@ -65,7 +65,10 @@ class Settings:
     @property
     def worker_threads(self) -> int:
         """The threads that the worker may use."""
-        return self.threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else self.threads or os.cpu_count() or 1
+        if self.threads:
+            return self.threads
+        # Where it exists it knows what a container may use; the count of processors does not.
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def parse(argv: Sequence[str], environment: Mapping[str, str] | None = None, folder: Path | None = None) -> Settings:
