@@ -133,7 +133,9 @@ class EmbedRequest(_message.Message):
     """model is the name of a served model. Optional: the empty string means the default embedding model."""
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """texts is what to embed. Required: at least one, none of them empty."""
+        """texts is what to embed. Required: at least one, none of them without characters. A server takes 2,048 texts a message and 1 MiB a text unless
+        its operator chose otherwise; more returns an `INVALID_ARGUMENT` error with the reason TOO_MANY_TEXTS or TEXT_TOO_LARGE.
+        """
 
     @_builtins.property
     def options(self) -> Global___EmbedOptions:
@@ -397,19 +399,15 @@ class StreamEmbedResponse(_message.Message):
 Global___StreamEmbedResponse: _TypeAlias = StreamEmbedResponse  # noqa: Y015
 
 @_typing.final
-class EmbedTokensRequest(_message.Message):
-    """EmbedTokensRequest asks for one vector a token."""
+class EmbedTokensOptions(_message.Message):
+    """EmbedTokensOptions says how texts become vectors of their tokens. Every field is optional."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    MODEL_FIELD_NUMBER: _builtins.int
-    TEXTS_FIELD_NUMBER: _builtins.int
     NORMALIZE_FIELD_NUMBER: _builtins.int
     ENCODING_FIELD_NUMBER: _builtins.int
     TRUNCATION_FIELD_NUMBER: _builtins.int
     OFFSET_UNIT_FIELD_NUMBER: _builtins.int
-    model: _builtins.str
-    """model is the name of a served model. Optional: the empty string means the default embedding model."""
     normalize: _builtins.bool
     """normalize scales each token's vector to length 1. Default false."""
     encoding: _common_pb2.VectorEncoding.ValueType
@@ -419,26 +417,58 @@ class EmbedTokensRequest(_message.Message):
     offset_unit: _common_pb2.OffsetUnit.ValueType
     """offset_unit is the unit of the spans. Default OFFSET_UNIT_CODE_POINT."""
     @_builtins.property
-    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """texts is what to embed. Required: at least one, none of them empty."""
-
-    @_builtins.property
     def truncation(self) -> _common_pb2.Truncation:
         """truncation allows texts to be cut. Default: a text over the model's limit is refused with the reason TEXT_TOO_LONG."""
 
     def __init__(
         self,
         *,
-        model: _builtins.str = ...,
-        texts: _abc.Iterable[_builtins.str] | None = ...,
-        normalize: _builtins.bool = ...,
+        normalize: _builtins.bool | None = ...,
         encoding: _common_pb2.VectorEncoding.ValueType = ...,
         truncation: _common_pb2.Truncation | None = ...,
         offset_unit: _common_pb2.OffsetUnit.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["truncation", b"truncation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_normalize", b"_normalize", "normalize", b"normalize", "truncation", b"truncation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoding", b"encoding", "model", b"model", "normalize", b"normalize", "offset_unit", b"offset_unit", "texts", b"texts", "truncation", b"truncation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_normalize", b"_normalize", "encoding", b"encoding", "normalize", b"normalize", "offset_unit", b"offset_unit", "truncation", b"truncation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__normalize: _TypeAlias = _typing.Literal["normalize"]  # noqa: Y015
+    _WhichOneofArgType__normalize: _TypeAlias = _typing.Literal["_normalize", b"_normalize"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__normalize) -> _WhichOneofReturnType__normalize | None: ...
+
+Global___EmbedTokensOptions: _TypeAlias = EmbedTokensOptions  # noqa: Y015
+
+@_typing.final
+class EmbedTokensRequest(_message.Message):
+    """EmbedTokensRequest asks for one vector a token."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """model is the name of a served model. Optional: the empty string means the default embedding model."""
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """texts is what to embed. Required: at least one, none of them without characters. An answer of more than 256 MiB returns an
+        `INVALID_ARGUMENT` error with the reason TOO_MANY_TEXTS.
+        """
+
+    @_builtins.property
+    def options(self) -> Global___EmbedTokensOptions:
+        """options says how. Optional."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
+        options: Global___EmbedTokensOptions | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "options", b"options", "texts", b"texts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -58,7 +58,8 @@ class EmbeddingServiceServicer:
 
     def Embed(self, request, context):
         """Embed returns one vector a text, in the order of the texts. It is all or nothing: one bad text returns an `INVALID_ARGUMENT` error that
-        names its index, and no vectors. Use StreamEmbed where one bad text must not stop the others.
+        names its index (or an `INTERNAL` one with the reason WORKER_CRASHED or OUTPUT_NOT_FINITE, where only computing it shows that it is bad), and
+        no vectors. Use StreamEmbed where one bad text must not stop the others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

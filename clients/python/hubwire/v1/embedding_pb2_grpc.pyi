@@ -35,7 +35,8 @@ class EmbeddingServiceStub:
     def __new__(cls, channel: _aio.Channel) -> EmbeddingServiceAsyncStub: ...
     Embed: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.EmbedRequest, _embedding_pb2.EmbedResponse]
     """Embed returns one vector a text, in the order of the texts. It is all or nothing: one bad text returns an `INVALID_ARGUMENT` error that
-    names its index, and no vectors. Use StreamEmbed where one bad text must not stop the others.
+    names its index (or an `INTERNAL` one with the reason WORKER_CRASHED or OUTPUT_NOT_FINITE, where only computing it shows that it is bad), and
+    no vectors. Use StreamEmbed where one bad text must not stop the others.
     """
     StreamEmbed: _grpc.StreamStreamMultiCallable[_embedding_pb2.StreamEmbedRequest, _embedding_pb2.StreamEmbedResponse]
     """StreamEmbed embeds a stream of any length with flat memory on both sides. The first message sets the options, every later one carries items.
@@ -52,7 +53,8 @@ class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Embed: _aio.UnaryUnaryMultiCallable[_embedding_pb2.EmbedRequest, _embedding_pb2.EmbedResponse]  # type: ignore[assignment]
     """Embed returns one vector a text, in the order of the texts. It is all or nothing: one bad text returns an `INVALID_ARGUMENT` error that
-    names its index, and no vectors. Use StreamEmbed where one bad text must not stop the others.
+    names its index (or an `INTERNAL` one with the reason WORKER_CRASHED or OUTPUT_NOT_FINITE, where only computing it shows that it is bad), and
+    no vectors. Use StreamEmbed where one bad text must not stop the others.
     """
     StreamEmbed: _aio.StreamStreamMultiCallable[_embedding_pb2.StreamEmbedRequest, _embedding_pb2.StreamEmbedResponse]  # type: ignore[assignment]
     """StreamEmbed embeds a stream of any length with flat memory on both sides. The first message sets the options, every later one carries items.
@@ -72,7 +74,8 @@ class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_embedding_pb2.EmbedResponse, _abc.Awaitable[_embedding_pb2.EmbedResponse]]:
         """Embed returns one vector a text, in the order of the texts. It is all or nothing: one bad text returns an `INVALID_ARGUMENT` error that
-        names its index, and no vectors. Use StreamEmbed where one bad text must not stop the others.
+        names its index (or an `INTERNAL` one with the reason WORKER_CRASHED or OUTPUT_NOT_FINITE, where only computing it shows that it is bad), and
+        no vectors. Use StreamEmbed where one bad text must not stop the others.
         """
 
     @_abc_1.abstractmethod

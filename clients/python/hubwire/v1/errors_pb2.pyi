@@ -7,7 +7,8 @@ Every error is a google.rpc.Status: a gRPC code, a message for developers, and d
   - google.rpc.ErrorInfo is always there: `domain` is "hubwire", `reason` is the name of an ErrorReason without its prefix ("TEXT_TOO_LONG"),
     `metadata` holds the numbers of the case as text ("limit_tokens", "token_count", ...).
   - google.rpc.BadRequest is there for every INVALID_ARGUMENT that has a field: its path is relative to the request message, as in
-    "texts[3]" or "options.dimensions"; inside a stream it is relative to the item.
+    "texts[3]" or "options.dimensions". An error of one item of a
+    stream has "text"; an error that ends the stream has its path in the message, as in "options.options.dimensions".
   - google.rpc.RetryInfo is there for every retryable reason: do not call again before that delay.
   - google.rpc.ResourceInfo is there where a model had a part in it: `resource_type` is "model", `resource_name` its name.
 
@@ -84,7 +85,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_MODEL_NOT_ALLOWED: _ErrorReason.ValueType  # 19
     """ERROR_REASON_MODEL_NOT_ALLOWED: PERMISSION_DENIED, not retryable. The model has only pickled weights, or needs remote code, and the operator of the server
-    did not allow that for this model.
+    did not allow that for this source; or the hub refuses access.
     """
     ERROR_REASON_MODEL_NOT_SUPPORTED: _ErrorReason.ValueType  # 20
     """ERROR_REASON_MODEL_NOT_SUPPORTED: FAILED_PRECONDITION, not retryable. The folder holds no model that this server can serve for the task; the message says what is missing."""
@@ -154,7 +155,7 @@ package is not there.
 """
 ERROR_REASON_MODEL_NOT_ALLOWED: ErrorReason.ValueType  # 19
 """ERROR_REASON_MODEL_NOT_ALLOWED: PERMISSION_DENIED, not retryable. The model has only pickled weights, or needs remote code, and the operator of the server
-did not allow that for this model.
+did not allow that for this source; or the hub refuses access.
 """
 ERROR_REASON_MODEL_NOT_SUPPORTED: ErrorReason.ValueType  # 20
 """ERROR_REASON_MODEL_NOT_SUPPORTED: FAILED_PRECONDITION, not retryable. The folder holds no model that this server can serve for the task; the message says what is missing."""

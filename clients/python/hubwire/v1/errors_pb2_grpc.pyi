@@ -7,7 +7,8 @@ Every error is a google.rpc.Status: a gRPC code, a message for developers, and d
   - google.rpc.ErrorInfo is always there: `domain` is "hubwire", `reason` is the name of an ErrorReason without its prefix ("TEXT_TOO_LONG"),
     `metadata` holds the numbers of the case as text ("limit_tokens", "token_count", ...).
   - google.rpc.BadRequest is there for every INVALID_ARGUMENT that has a field: its path is relative to the request message, as in
-    "texts[3]" or "options.dimensions"; inside a stream it is relative to the item.
+    "texts[3]" or "options.dimensions". An error of one item of a
+    stream has "text"; an error that ends the stream has its path in the message, as in "options.options.dimensions".
   - google.rpc.RetryInfo is there for every retryable reason: do not call again before that delay.
   - google.rpc.ResourceInfo is there where a model had a part in it: `resource_type` is "model", `resource_name` its name.
 

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
+from hubwire.v1 import embedding_pb2 as _embedding_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -82,6 +83,97 @@ class Model(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    NAME_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    DEFAULT_FOR_TASK_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    ARCHITECTURE_FIELD_NUMBER: _builtins.int
+    BACKEND_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    DTYPE_FIELD_NUMBER: _builtins.int
+    PACKED_FIELD_NUMBER: _builtins.int
+    PACKED_NOTE_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    EMBEDDING_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is the name by which requests choose the model."""
+    source: _builtins.str
+    """source is where the model came from: a hub id, "package:NAME/FOLDER", or the last part of a local folder's path."""
+    revision: _builtins.str
+    """revision is the commit of the hub repository; empty for other sources."""
+    fingerprint: _builtins.str
+    """fingerprint identifies weights, tokenizer and configuration: 16 hexadecimal digits."""
+    task: Global___Task.ValueType
+    """task is what the model is served for."""
+    default_for_task: _builtins.bool
+    """default_for_task is true for the model that answers requests of its task that name none: the first that the server was told to serve. While that one
+    loads, or where it failed, such requests are refused; no other model takes its place, since its vectors would not be comparable. Once it is
+    unloaded, the next one in the order of loading is the default.
+    """
+    state: Global___ModelState.ValueType
+    """state is where the model stands. The fields below are filled once it was MODEL_STATE_READY."""
+    architecture: _builtins.str
+    """architecture is the name of the model's class in transformers."""
+    backend: _builtins.str
+    """backend is the engine that runs the model: "torch"."""
+    device: _builtins.str
+    """device is where it runs: "cpu", "cuda:0", "mps"."""
+    dtype: _builtins.str
+    """dtype is the number format of its computation: "float32", "float16" or "bfloat16"."""
+    packed: _builtins.bool
+    """packed is true where texts are computed without padding. False where the model's family does not allow it, or where the check at load found a difference."""
+    packed_note: _builtins.str
+    """packed_note says how the check at load came out."""
+    max_tokens: _builtins.int
+    """max_tokens is the longest text that the model reads, special tokens included."""
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """error says why the state is MODEL_STATE_FAILED."""
+
+    @_builtins.property
+    def embedding(self) -> Global___EmbeddingDetails:
+        """embedding is there for TASK_EMBEDDING."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        source: _builtins.str = ...,
+        revision: _builtins.str = ...,
+        fingerprint: _builtins.str = ...,
+        task: Global___Task.ValueType = ...,
+        default_for_task: _builtins.bool = ...,
+        state: Global___ModelState.ValueType = ...,
+        error: _status_pb2.Status | None = ...,
+        architecture: _builtins.str = ...,
+        backend: _builtins.str = ...,
+        device: _builtins.str = ...,
+        dtype: _builtins.str = ...,
+        packed: _builtins.bool = ...,
+        packed_note: _builtins.str = ...,
+        max_tokens: _builtins.int = ...,
+        embedding: Global___EmbeddingDetails | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["details", b"details", "embedding", b"embedding", "error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "backend", b"backend", "default_for_task", b"default_for_task", "details", b"details", "device", b"device", "dtype", b"dtype", "embedding", b"embedding", "error", b"error", "fingerprint", b"fingerprint", "max_tokens", b"max_tokens", "name", b"name", "packed", b"packed", "packed_note", b"packed_note", "revision", b"revision", "source", b"source", "state", b"state", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_details: _TypeAlias = _typing.Literal["embedding"]  # noqa: Y015
+    _WhichOneofArgType_details: _TypeAlias = _typing.Literal["details", b"details"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_details) -> _WhichOneofReturnType_details | None: ...
+
+Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class EmbeddingDetails(_message.Message):
+    """EmbeddingDetails describes an embedding model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
     @_typing.final
     class PromptsEntry(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
@@ -102,65 +194,20 @@ class Model(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-    NAME_FIELD_NUMBER: _builtins.int
-    SOURCE_FIELD_NUMBER: _builtins.int
-    REVISION_FIELD_NUMBER: _builtins.int
-    FINGERPRINT_FIELD_NUMBER: _builtins.int
-    TASK_FIELD_NUMBER: _builtins.int
-    DEFAULT_FOR_TASK_FIELD_NUMBER: _builtins.int
-    STATE_FIELD_NUMBER: _builtins.int
-    ERROR_FIELD_NUMBER: _builtins.int
-    ARCHITECTURE_FIELD_NUMBER: _builtins.int
-    BACKEND_FIELD_NUMBER: _builtins.int
-    DEVICE_FIELD_NUMBER: _builtins.int
-    DTYPE_FIELD_NUMBER: _builtins.int
-    PACKED_FIELD_NUMBER: _builtins.int
-    PACKED_NOTE_FIELD_NUMBER: _builtins.int
     DIMENSIONS_FIELD_NUMBER: _builtins.int
-    MAX_TOKENS_FIELD_NUMBER: _builtins.int
     POOLING_FIELD_NUMBER: _builtins.int
     NORMALIZE_FIELD_NUMBER: _builtins.int
     PROMPTS_FIELD_NUMBER: _builtins.int
     DEFAULT_PROMPT_NAME_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """name is the name by which requests choose the model."""
-    source: _builtins.str
-    """source is where the model came from: a hub id, "package:NAME/FOLDER", or the last part of a local folder's path."""
-    revision: _builtins.str
-    """revision is the commit of the hub repository; empty for other sources."""
-    fingerprint: _builtins.str
-    """fingerprint identifies weights, tokenizer and configuration: 16 hexadecimal digits."""
-    task: Global___Task.ValueType
-    """task is what the model is served for."""
-    default_for_task: _builtins.bool
-    """default_for_task is true for the model that answers requests of its task that name none."""
-    state: Global___ModelState.ValueType
-    """state is where the model stands. The fields below are filled once it was MODEL_STATE_READY."""
-    architecture: _builtins.str
-    """architecture is the name of the model's class in transformers."""
-    backend: _builtins.str
-    """backend is the engine that runs the model: "torch"."""
-    device: _builtins.str
-    """device is where it runs: "cpu", "cuda:0", "mps"."""
-    dtype: _builtins.str
-    """dtype is the number format of its computation: "float32", "float16" or "bfloat16"."""
-    packed: _builtins.bool
-    """packed is true where texts are computed without padding. False where the model's family does not allow it, or where the check at load found a difference."""
-    packed_note: _builtins.str
-    """packed_note says how the check at load came out."""
     dimensions: _builtins.int
     """dimensions is the number of values in a vector of this model."""
-    max_tokens: _builtins.int
-    """max_tokens is the longest text that the model reads, special tokens included."""
-    pooling: _builtins.str
-    """pooling names the model's own pooling modes, joined by "+" where their vectors are concatenated."""
     normalize: _builtins.bool
     """normalize is true where the model's own modules scale vectors to length 1."""
     default_prompt_name: _builtins.str
     """default_prompt_name is the prompt that is used when a request names none; empty where there is none."""
     @_builtins.property
-    def error(self) -> _status_pb2.Status:
-        """error says why the state is MODEL_STATE_FAILED."""
+    def pooling(self) -> _containers.RepeatedScalarFieldContainer[_embedding_pb2.Pooling.ValueType]:
+        """pooling is the model's own pooling. Where there are several, their vectors are concatenated in this order."""
 
     @_builtins.property
     def prompts(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -169,47 +216,43 @@ class Model(_message.Message):
     def __init__(
         self,
         *,
-        name: _builtins.str = ...,
-        source: _builtins.str = ...,
-        revision: _builtins.str = ...,
-        fingerprint: _builtins.str = ...,
-        task: Global___Task.ValueType = ...,
-        default_for_task: _builtins.bool = ...,
-        state: Global___ModelState.ValueType = ...,
-        error: _status_pb2.Status | None = ...,
-        architecture: _builtins.str = ...,
-        backend: _builtins.str = ...,
-        device: _builtins.str = ...,
-        dtype: _builtins.str = ...,
-        packed: _builtins.bool = ...,
-        packed_note: _builtins.str = ...,
         dimensions: _builtins.int = ...,
-        max_tokens: _builtins.int = ...,
-        pooling: _builtins.str = ...,
+        pooling: _abc.Iterable[_embedding_pb2.Pooling.ValueType] | None = ...,
         normalize: _builtins.bool = ...,
         prompts: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         default_prompt_name: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "backend", b"backend", "default_for_task", b"default_for_task", "default_prompt_name", b"default_prompt_name", "device", b"device", "dimensions", b"dimensions", "dtype", b"dtype", "error", b"error", "fingerprint", b"fingerprint", "max_tokens", b"max_tokens", "name", b"name", "normalize", b"normalize", "packed", b"packed", "packed_note", b"packed_note", "pooling", b"pooling", "prompts", b"prompts", "revision", b"revision", "source", b"source", "state", b"state", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_prompt_name", b"default_prompt_name", "dimensions", b"dimensions", "normalize", b"normalize", "pooling", b"pooling", "prompts", b"prompts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Model: _TypeAlias = Model  # noqa: Y015
+Global___EmbeddingDetails: _TypeAlias = EmbeddingDetails  # noqa: Y015
 
 @_typing.final
 class ListModelsRequest(_message.Message):
-    """ListModelsRequest asks for every model."""
+    """ListModelsRequest asks for models, page by page (AIP-158)."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """page_size is the most models to return. Optional: 0 means 100. Above 1000 counts as 1000; a negative number returns an `INVALID_ARGUMENT` error with the
+    reason VALUE_OUT_OF_RANGE.
+    """
+    page_token: _builtins.str
+    """page_token is the next_page_token of the page before. Optional: empty means the first page."""
     def __init__(
         self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -217,11 +260,14 @@ Global___ListModelsRequest: _TypeAlias = ListModelsRequest  # noqa: Y015
 
 @_typing.final
 class ListModelsResponse(_message.Message):
-    """ListModelsResponse carries every model."""
+    """ListModelsResponse carries a page of models."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MODELS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """next_page_token asks for the page after this one; empty where this is the last."""
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___Model]:
         """models is ordered by name."""
@@ -230,10 +276,11 @@ class ListModelsResponse(_message.Message):
         self,
         *,
         models: _abc.Iterable[Global___Model] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -296,9 +343,13 @@ class LoadModelRequest(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
     source: _builtins.str
-    """source is a hub id ("sentence-transformers/all-MiniLM-L6-v2"), a local folder, or "package:NAME/FOLDER" for a folder inside an installed Python package. Required."""
+    """source is a hub id ("sentence-transformers/all-MiniLM-L6-v2"), a folder on the server, or "package:NAME/FOLDER" for a folder inside an installed
+    Python package. Required. A path begins with "/", "." or "~"; what else names a folder in the server's working directory means that folder.
+    """
     name: _builtins.str
-    """name is the name under which it is served. Optional, default the last part of the source."""
+    """name is the name under which it is served: letters, digits, ".", "_" and "-", at most 128, the first one a letter or a digit. Optional, default the last
+    part of the source. Another name returns an `INVALID_ARGUMENT` error with the reason VALUE_OUT_OF_RANGE.
+    """
     revision: _builtins.str
     """revision is a branch, tag or commit of a hub repository. Optional, default its main branch."""
     task: Global___Task.ValueType

@@ -77,14 +77,17 @@ class ModelServiceServicer:
 
     def LoadModel(self, request, context):
         """LoadModel loads a model and serves it. It streams progress; the last message holds the model as served. Cancelling the call does not
-        stop the load. A name that is served already returns an `ALREADY_EXISTS` error with the reason MODEL_ALREADY_EXISTS.
+        stop the load. A name that is served already returns an `ALREADY_EXISTS` error with the reason MODEL_ALREADY_EXISTS. The other errors have the
+        reasons MODEL_SOURCE_NOT_FOUND, MODEL_NOT_ALLOWED, MODEL_NOT_SUPPORTED and MODEL_LOAD_FAILED; the model is not listed after them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UnloadModel(self, request, context):
-        """UnloadModel stops serving a model: new requests are refused at once, those that were accepted are answered, then its memory is freed and the call returns.
+        """UnloadModel stops serving a model: new requests are refused at once, those that were accepted are answered, then its memory is freed and the call
+        returns. Cancelling the call does not stop it. An unknown name returns a `NOT_FOUND` error with the reason MODEL_NOT_FOUND, a model that loads for the
+        first time an `UNAVAILABLE` error with the reason MODEL_NOT_READY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

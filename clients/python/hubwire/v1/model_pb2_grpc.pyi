@@ -39,10 +39,14 @@ class ModelServiceStub:
     """GetModel returns one model. An unknown name returns a `NOT_FOUND` error with the reason MODEL_NOT_FOUND."""
     LoadModel: _grpc.UnaryStreamMultiCallable[_model_pb2.LoadModelRequest, _model_pb2.LoadModelResponse]
     """LoadModel loads a model and serves it. It streams progress; the last message holds the model as served. Cancelling the call does not
-    stop the load. A name that is served already returns an `ALREADY_EXISTS` error with the reason MODEL_ALREADY_EXISTS.
+    stop the load. A name that is served already returns an `ALREADY_EXISTS` error with the reason MODEL_ALREADY_EXISTS. The other errors have the
+    reasons MODEL_SOURCE_NOT_FOUND, MODEL_NOT_ALLOWED, MODEL_NOT_SUPPORTED and MODEL_LOAD_FAILED; the model is not listed after them.
     """
     UnloadModel: _grpc.UnaryUnaryMultiCallable[_model_pb2.UnloadModelRequest, _model_pb2.UnloadModelResponse]
-    """UnloadModel stops serving a model: new requests are refused at once, those that were accepted are answered, then its memory is freed and the call returns."""
+    """UnloadModel stops serving a model: new requests are refused at once, those that were accepted are answered, then its memory is freed and the call
+    returns. Cancelling the call does not stop it. An unknown name returns a `NOT_FOUND` error with the reason MODEL_NOT_FOUND, a model that loads for the
+    first time an `UNAVAILABLE` error with the reason MODEL_NOT_READY.
+    """
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
@@ -55,10 +59,14 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """GetModel returns one model. An unknown name returns a `NOT_FOUND` error with the reason MODEL_NOT_FOUND."""
     LoadModel: _aio.UnaryStreamMultiCallable[_model_pb2.LoadModelRequest, _model_pb2.LoadModelResponse]  # type: ignore[assignment]
     """LoadModel loads a model and serves it. It streams progress; the last message holds the model as served. Cancelling the call does not
-    stop the load. A name that is served already returns an `ALREADY_EXISTS` error with the reason MODEL_ALREADY_EXISTS.
+    stop the load. A name that is served already returns an `ALREADY_EXISTS` error with the reason MODEL_ALREADY_EXISTS. The other errors have the
+    reasons MODEL_SOURCE_NOT_FOUND, MODEL_NOT_ALLOWED, MODEL_NOT_SUPPORTED and MODEL_LOAD_FAILED; the model is not listed after them.
     """
     UnloadModel: _aio.UnaryUnaryMultiCallable[_model_pb2.UnloadModelRequest, _model_pb2.UnloadModelResponse]  # type: ignore[assignment]
-    """UnloadModel stops serving a model: new requests are refused at once, those that were accepted are answered, then its memory is freed and the call returns."""
+    """UnloadModel stops serving a model: new requests are refused at once, those that were accepted are answered, then its memory is freed and the call
+    returns. Cancelling the call does not stop it. An unknown name returns a `NOT_FOUND` error with the reason MODEL_NOT_FOUND, a model that loads for the
+    first time an `UNAVAILABLE` error with the reason MODEL_NOT_READY.
+    """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     """ModelService lists, loads and unloads models."""
@@ -86,7 +94,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_model_pb2.LoadModelResponse], _abc.AsyncIterator[_model_pb2.LoadModelResponse]]:
         """LoadModel loads a model and serves it. It streams progress; the last message holds the model as served. Cancelling the call does not
-        stop the load. A name that is served already returns an `ALREADY_EXISTS` error with the reason MODEL_ALREADY_EXISTS.
+        stop the load. A name that is served already returns an `ALREADY_EXISTS` error with the reason MODEL_ALREADY_EXISTS. The other errors have the
+        reasons MODEL_SOURCE_NOT_FOUND, MODEL_NOT_ALLOWED, MODEL_NOT_SUPPORTED and MODEL_LOAD_FAILED; the model is not listed after them.
         """
 
     @_abc_1.abstractmethod
@@ -95,6 +104,9 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_pb2.UnloadModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_pb2.UnloadModelResponse, _abc.Awaitable[_model_pb2.UnloadModelResponse]]:
-        """UnloadModel stops serving a model: new requests are refused at once, those that were accepted are answered, then its memory is freed and the call returns."""
+        """UnloadModel stops serving a model: new requests are refused at once, those that were accepted are answered, then its memory is freed and the call
+        returns. Cancelling the call does not stop it. An unknown name returns a `NOT_FOUND` error with the reason MODEL_NOT_FOUND, a model that loads for the
+        first time an `UNAVAILABLE` error with the reason MODEL_NOT_READY.
+        """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
