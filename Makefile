@@ -27,7 +27,7 @@ test: build test-native $(BIN)/grpcurl ## Run every test suite.
 test-native: build ## Run the tests of the Rust core.
 	cargo test --quiet --manifest-path native/Cargo.toml --package hubwire-core
 
-lint: build ## Check format, lint, types, stubs, imports, protos and generated code. Writes nothing.
+lint: build ## Check format, lint, types, stubs, imports, protos and generated code.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy server/hubwire_server clients/python/hubwire
@@ -75,7 +75,7 @@ soak: build ## Stream 20,000 texts through a real server.
 	$(BIN)/python -m pytest tests/faults/test_soak.py --soak-texts 20000 --timeout 900
 
 lock: ## Pin every dependency in requirements.lock.
-	uv pip compile pyproject.toml --group dev --extra demo --universal --python-version 3.11 --generate-hashes \
+	$(UV) pip compile pyproject.toml --group dev --extra demo --universal --python-version 3.11 --generate-hashes \
 		--no-emit-package hubwire --no-header --quiet --output-file requirements.lock
 
 clean: ## Remove what the other commands made.

@@ -81,7 +81,7 @@ class App:
         await parts.server.start()
         parts.dispatcher.worker.start()
         for argument in self.settings.models:
-            self.load(LoadRequest(source=argument.source, name=argument.name, revision=argument.revision))
+            self.load(LoadRequest(source=argument.source, name=argument.name, revision=argument.revision, configured=True))
 
     def load(self, request: LoadRequest) -> None:
         """Begins to load a model; how that goes is in the registry and in the log."""
@@ -186,7 +186,9 @@ async def run(settings: Settings) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
-    log.info("serving on %s", settings.address if app.port == 0 else f"{settings.address.rpartition(':')[0]}:{app.port}")
+    log.info(
+        "serving on %s", settings.address if settings.address.startswith("unix:") else f"{settings.address.rpartition(':')[0]}:{app.port}"
+    )
     await stopped.wait()
     await app.stop()
     log.info("stopped")

@@ -1,8 +1,8 @@
 """What can go wrong, in one place.
 
 HubwireError is the one exception that a caller may see. Its Reason decides the gRPC code and whether a retry makes sense: REASONS is that
-table. It is raised anywhere, carried from the worker in a frame (workers/frames.py), and put on the wire at one place
-(interceptors/errors.py).
+table. It is raised anywhere, carried from the worker in a frame (workers/frames.py), and made into what a caller sees at one place
+(status.py).
 
 Nothing here knows gRPC: codes are the names of gRPC's status codes. proto/hubwire/v1/errors.proto documents every reason; a test compares
 both lists.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,11 @@ def parse(argv: Sequence[str], environment: Mapping[str, str] | None = None, fol
     fit."""
     sources = (os.environ if environment is None else environment, dotenv_values((folder or Path.cwd()) / ".env"))
     env = {key: value for source in reversed(sources) for key, value in source.items() if value}
-    args = vars(_parser(env).parse_args(list(argv)))
+    parser = _parser(env)
+    args = vars(parser.parse_args(list(argv)))
+    names = [model.name for model in args["model"] or () if model.name]
+    if len(set(names)) < len(names):
+        parser.error(f"argument --model: a name is given twice: {', '.join(names)}")
     return Settings(
         **{key: value for key, value in args.items() if key not in ("model", "allow_pickle", "allow_remote_code")},
         models=tuple(args["model"] or ()),
@@ -99,6 +104,12 @@ def _model(text: str) -> ModelArgument:
     return ModelArgument(source, name, revision)
 
 
+def _device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not auto, cpu, cuda, cuda:N or mps")
+    return text
+
+
 def _address(text: str) -> str:
     host, found, port = text.rpartition(":")
     if text.startswith("unix:"):
@@ -112,7 +123,7 @@ def _between(minimum: float, maximum: float, kind: type[int] | type[float] = int
     def check(text: str) -> float:
         value = kind(text)
         if not minimum <= value <= maximum:  # also what is no number at all
-            raise argparse.ArgumentTypeError(f"{text} is not between {minimum:g} and {maximum:g}")
+            raise argparse.ArgumentTypeError(f"{text} is not between {minimum} and {maximum}")
         return value
 
     check.__name__ = kind.__name__  # argparse names it in the error for text that is no number
@@ -125,6 +136,8 @@ class _Parser(argparse.ArgumentParser):
     def __init__(self, env: Mapping[str, str]) -> None:
         super().__init__(
             prog="hubwire serve",
+            # An abbreviation would be a second name, which the environment does not know.
+            allow_abbrev=False,
             description="Serve Hugging Face models over gRPC.",
             epilog="Every flag is also an environment variable, there or in .env: --max-texts is HUBWIRE_MAX_TEXTS. "
             "HF_TOKEN or HUGGINGFACE_TOKEN is the hub's token.",
@@ -153,7 +166,13 @@ def _parser(env: Mapping[str, str]) -> _Parser:
     defaults = Settings()
     parser = _Parser(env)
     add = parser.setting
-    add("address", type=_address, default=defaults.address, metavar="HOST:PORT", help="where to listen (default: %(default)s)")
+    add(
+        "address",
+        type=_address,
+        default=defaults.address,
+        metavar="HOST:PORT",
+        help="where to listen, also unix:PATH (default: %(default)s)",
+    )
     add(
         "model",
         type=_model,
@@ -162,7 +181,7 @@ def _parser(env: Mapping[str, str]) -> _Parser:
         help='a model to serve: a hub id, a local folder, or "package:NAME/FOLDER" inside an installed Python package; '
         "may be given several times (default: the model of the extra `demo`)",
     )
-    add("device", default=defaults.device, help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)")
+    add("device", type=_device, default=defaults.device, help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)")
     add(
         "dtype",
         default=defaults.dtype,
@@ -170,8 +189,13 @@ def _parser(env: Mapping[str, str]) -> _Parser:
         help="number format of the computation (default: %(default)s, float32 on a CPU)",
     )
     add("threads", type=_between(0, 4_096), default=defaults.threads, help="CPU threads of the worker (default: one per core)")
-    add("allow-pickle", action="append", metavar="MODEL", help="read pickled weights of this model; they can run code (* for every model)")
-    add("allow-remote-code", action="append", metavar="MODEL", help="run the Python code in this model's folder (* for every model)")
+    add(
+        "allow-pickle",
+        action="append",
+        metavar="SOURCE",
+        help="read pickled weights of this source, written as in --model without its revision; they can run code (* for every source)",
+    )
+    add("allow-remote-code", action="append", metavar="SOURCE", help="run the Python code of this source (* for every source)")
     add(
         "batch-tokens",
         type=_between(0, MAX_COUNT),
@@ -205,5 +229,11 @@ def _parser(env: Mapping[str, str]) -> _Parser:
         default=defaults.shutdown_grace_s,
         help="seconds that accepted calls get to finish when the server is stopped (default: %(default)s)",
     )
-    add("log-level", default=defaults.log_level, choices=["DEBUG", "INFO", "WARNING", "ERROR"], help="(default: %(default)s)")
+    add(
+        "log-level",
+        type=str.upper,
+        default=defaults.log_level,
+        choices=["DEBUG", "INFO", "WARNING", "ERROR"],
+        help="(default: %(default)s)",
+    )
     return parser

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from urllib.parse import quote
 
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import code_pb2, error_details_pb2, status_pb2
@@ -17,10 +18,10 @@ from hubwire_server.errors import HubwireError, Reason
 log = logging.getLogger("hubwire.errors")
 
 DOMAIN = "hubwire"
-MAX_TEXT = 1_000
-"""Characters of a message; errors quote what callers sent, and gRPC refuses trailers above 8 KiB."""
-MAX_DETAIL = 200
-"""Characters of a name or of a value in the metadata."""
+MAX_TEXT_BYTES = 1_000
+"""Bytes of a message as gRPC writes it. Errors quote what callers sent, and gRPC replaces a status whose trailers pass 8 KiB."""
+MAX_DETAIL_BYTES = 250
+"""The same of a name, or of a value in the metadata."""
 
 
 def visible(error: BaseException, where: str) -> HubwireError:
@@ -35,22 +36,28 @@ def visible(error: BaseException, where: str) -> HubwireError:
 
 def to_status(error: HubwireError) -> status_pb2.Status:
     """The status of an error, with the details that errors.proto promises."""
-    message = _clip(error.message, MAX_TEXT)
-    metadata = {key: _clip(value, MAX_DETAIL) for key, value in error.metadata.items()}
+    message = _clip(error.message, MAX_TEXT_BYTES)
+    metadata = {key: _clip(value, MAX_DETAIL_BYTES) for key, value in error.metadata.items()}
     status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=message)
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata))
     if error.code == "INVALID_ARGUMENT" and error.field:
-        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=message, reason=error.reason)
+        violation = error_details_pb2.BadRequest.FieldViolation(field=_clip(error.field, MAX_DETAIL_BYTES), reason=error.reason)
         status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
     if error.retryable:
         delay = Duration()
         delay.FromMilliseconds(error.retry_after_ms)
         status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
     if error.model:
-        name = _clip(error.model, MAX_DETAIL)
+        name = _clip(error.model, MAX_DETAIL_BYTES)
         status.details.add().Pack(error_details_pb2.ResourceInfo(resource_type="model", resource_name=name))
     return status
 
 
 def _clip(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    """The text, cut where its percent-encoded form, in which messages travel, would pass the limit."""
+    if len(text) * 12 <= limit or len(quote(text)) <= limit:
+        return text
+    kept = text[:limit]
+    while len(quote(kept)) > limit:
+        kept = kept[: len(kept) * 9 // 10]
+    return kept + "…"

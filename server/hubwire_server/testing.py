@@ -64,11 +64,14 @@ class FakeModel:
 
     crash ends the worker with SIGKILL, hang never returns, nan gives NaN, slow takes 0.2 s, fail raises an error that leaves the worker
     alive. The folder's config.json changes its description: each key is a field of ModelDescription. "scale" multiplies its vectors, and
-    "tokenizer_json" replaces its tokenizer. Three more say how loading goes: "load_seconds", "refuse" (a reason) and "crash_at_load".
+    "tokenizer_json" replaces its tokenizer. Four more say how loading goes: "load_seconds", "refuse" (a reason), "crash_at_load" and
+    "pickled".
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, options: LoadOptions) -> None:
         overrides = json.loads((path / "config.json").read_text())
+        if overrides.pop("pickled", False) and not options.allow_pickle:
+            raise HubwireError(Reason.MODEL_NOT_ALLOWED, "the fake model's weights are a pickle")
         if overrides.pop("crash_at_load", False):
             os.kill(os.getpid(), signal.SIGKILL)
         if reason := overrides.pop("refuse", ""):
@@ -181,13 +184,16 @@ async def running_server(
     hang_timeout_s: float = 60.0,
     worker: WorkerOptions | None = None,
 ) -> AsyncIterator[RunningServer]:
-    """A server on a free port of loopback, in this process. Without models in its settings it serves the fake one under the name "fake".
+    """A server on a free port of loopback (or the unix: address of its settings), in this process. Without models in its settings it serves
+    the fake one under the name "fake".
 
     description goes into the config.json of the fake's folder. ready waits until every model is ready, or has failed.
     """
     with tempfile.TemporaryDirectory(prefix="hubwire-fake-") as folder:
         (Path(folder) / "config.json").write_text(json.dumps(description or {}))
-        settings = dataclasses.replace(settings or Settings(shutdown_grace_s=0.2), address="127.0.0.1:0")
+        settings = settings or Settings(shutdown_grace_s=0.2)
+        if not settings.address.startswith("unix:"):
+            settings = dataclasses.replace(settings, address="127.0.0.1:0")
         if not settings.models:
             settings = dataclasses.replace(settings, models=(ModelArgument(folder, "fake"),))
             worker = worker or WorkerOptions(command=FAKE_WORKER_COMMAND, hang_timeout_s=hang_timeout_s)
@@ -196,7 +202,7 @@ async def running_server(
         try:
             if ready:
                 await wait_until_loaded(app)
-            yield RunningServer(app, f"127.0.0.1:{app.port}")
+            yield RunningServer(app, settings.address if settings.address.startswith("unix:") else f"127.0.0.1:{app.port}")
         finally:
             await app.stop()
 
@@ -211,7 +217,7 @@ async def wait_until_loaded(app: App, timeout_s: float = 60.0) -> None:
 
 def load(path: Path, options: LoadOptions) -> FakeModel:
     """Loads the fake model of a folder."""
-    return FakeModel(path)
+    return FakeModel(path, options)
 
 
 if __name__ == "__main__":

@@ -111,8 +111,8 @@ def test_a_folder_with_dense_and_a_prompt(minilm, st: ModuleType, theirs: Callab
     )
     model.save(str(tmp_path / "model"))
     with hubwire.Client(minilm.address) as client:
-        steps = list(client.load_model(str(tmp_path / "model"), name="dense"))
-        assert dict(steps[-1].model.prompts)["query"] == "search query: "
+        loaded = client.load_model(str(tmp_path / "model"), name="dense")
+        assert dict(loaded.embedding.prompts)["query"] == "search query: "
         for asked, prompt_name in (({}, "query"), ({"prompt_name": "document"}, "document")):
             ours = client.embed(TEXTS[:100], model="dense", truncate=True, **asked)
             lowest = assert_equal(ours, model.encode(TEXTS[:100], prompt_name=prompt_name))

@@ -138,8 +138,10 @@ def test_truncation_keeps_the_asked_end_and_is_counted(embedding, side, kept):
 
 
 def test_truncation_without_a_number_cuts_at_the_models_limit(embedding):
-    response = ask(embedding, ["w1 " * 100], truncation={})
+    texts = [f"w{index}" for index in range(100)]
+    response = ask(embedding, [" ".join(texts)], truncation={})
     assert response.usage.input_tokens == 32
+    np.testing.assert_array_equal(matrix(response), matrix(ask(embedding, [" ".join(texts[:30])])))
 
 
 @pytest.mark.parametrize(
@@ -153,7 +155,7 @@ def test_truncation_without_a_number_cuts_at_the_models_limit(embedding):
 )
 def test_spans_slice_the_text_in_the_unit_that_was_asked_for(embedding, unit, encode):
     text = "w1 né 😀x ẹ́ w2"
-    response = embedding.EmbedTokens(embedding_pb2.EmbedTokensRequest(texts=[text], offset_unit=unit), timeout=30)
+    response = embedding.EmbedTokens(embedding_pb2.EmbedTokensRequest(texts=[text], options={"offset_unit": unit}), timeout=30)
     (entry,) = response.embeddings
     assert list(entry.special_tokens_mask) == [True] + [False] * 5 + [True]
     width = 2 if unit == common_pb2.OFFSET_UNIT_UTF16_UNIT else 1
@@ -165,7 +167,8 @@ def test_spans_slice_the_text_in_the_unit_that_was_asked_for(embedding, unit, en
 
 
 def test_token_vectors_come_normalized_and_in_bytes_when_asked(embedding):
-    request = embedding_pb2.EmbedTokensRequest(texts=["w1 w2"], normalize=True, encoding=common_pb2.VECTOR_ENCODING_FLOAT32_BYTES)
+    asked = embedding_pb2.EmbedTokensOptions(normalize=True, encoding=common_pb2.VECTOR_ENCODING_FLOAT32_BYTES)
+    request = embedding_pb2.EmbedTokensRequest(texts=["w1 w2"], options=asked)
     (entry,) = embedding.EmbedTokens(request, timeout=30).embeddings
     np.testing.assert_allclose(np.linalg.norm(np.frombuffer(entry.vectors.data, "<f4").reshape(-1, 8), axis=1), 1, atol=1e-6)
 

@@ -83,6 +83,22 @@ def test_a_server_that_stops_says_so_before_it_goes():
         stopping.join(timeout=30)
 
 
+def test_reflection_knows_the_reasons_of_errors(server):
+    method = server.channel.stream_stream(
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        reflection_pb2.ServerReflectionRequest.SerializeToString,
+        reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    (answer,) = method(iter([reflection_pb2.ServerReflectionRequest(file_containing_symbol="hubwire.v1.ErrorReason")]))
+    files = [descriptor_pb2.FileDescriptorProto.FromString(data) for data in answer.file_descriptor_response.file_descriptor_proto]
+    assert "ErrorReason" in [enum.name for file in files for enum in file.enum_type]
+
+
+def test_a_server_listens_on_a_socket_file(tmp_path):
+    with serve(settings=Settings(address=f"unix:{tmp_path}/socket", shutdown_grace_s=0.2)) as server:
+        assert check(server.channel) == SERVING
+
+
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])
 def test_reflection_describes_every_service_and_itself(server, version):
     method = server.channel.stream_stream(

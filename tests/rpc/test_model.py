@@ -9,7 +9,8 @@ import time
 import grpc
 import pytest
 
-from hubwire.v1 import embedding_pb2, embedding_pb2_grpc, model_pb2
+from hubwire.v1 import embedding_pb2, embedding_pb2_grpc, model_pb2, model_pb2_grpc
+from hubwire_server.settings import Settings
 from tests.conftest import serve
 from tests.rpc.conftest import read_error, read_status
 
@@ -35,8 +36,9 @@ def test_a_model_is_described(models):
     assert model.state == model_pb2.MODEL_STATE_READY
     assert model.task == model_pb2.TASK_EMBEDDING
     assert model.default_for_task
-    assert (model.dimensions, model.max_tokens, model.pooling, model.backend, model.device) == (8, 32, "mean", "fake", "cpu")
-    assert dict(model.prompts) == {"query": "w1 w2 "}
+    assert (model.max_tokens, model.backend, model.device) == (32, "fake", "cpu")
+    assert (model.embedding.dimensions, list(model.embedding.pooling)) == (8, [embedding_pb2.POOLING_MEAN])
+    assert dict(model.embedding.prompts) == {"query": "w1 w2 "}
     assert not model.HasField("error")
 
 
@@ -71,18 +73,49 @@ def test_a_caller_that_goes_away_does_not_stop_the_load(models, folder):
     models.UnloadModel(model_pb2.UnloadModelRequest(name="left"), timeout=10)
 
 
-def test_a_model_that_failed_says_why_and_its_name_can_be_loaded_again(server, models, folder, tmp_path_factory):
+def test_models_come_page_by_page(models, folder):
+    for name in ("b", "c"):
+        list(load(models, folder, name))
+    pages, token = [], ""
+    while True:
+        page = models.ListModels(model_pb2.ListModelsRequest(page_size=2, page_token=token), timeout=10)
+        pages.append([model.name for model in page.models])
+        token = page.next_page_token
+        if not token:
+            break
+    assert pages == [["b", "c"], ["fake"]]
+    for name in ("b", "c"):
+        models.UnloadModel(model_pb2.UnloadModelRequest(name=name), timeout=10)
+
+
+def test_a_configured_model_that_failed_says_why_and_stays_the_default(folder):
+    with serve(description={"refuse": "MODEL_NOT_SUPPORTED"}) as server:
+        get = server.channel.unary_unary("/hubwire.v1.ModelService/GetModel")
+        model = model_pb2.GetModelResponse.FromString(get(model_pb2.GetModelRequest(name="fake").SerializeToString())).model
+        assert model.state == model_pb2.MODEL_STATE_FAILED
+        assert model.default_for_task
+        assert read_status(model.error).reason == "MODEL_NOT_SUPPORTED"
+        list(
+            server.channel.unary_stream("/hubwire.v1.ModelService/LoadModel")(
+                model_pb2.LoadModelRequest(source=str(folder), name="b").SerializeToString()
+            )
+        )
+        assert embed(server, "b").model.name == "b"
+        with pytest.raises(grpc.RpcError) as caught:
+            embed(server, "")
+        assert read_error(caught.value).reason == "MODEL_LOAD_FAILED"
+
+
+def test_a_model_that_a_caller_could_not_load_is_forgotten_and_its_name_is_free(server, models, folder, tmp_path_factory):
     broken = tmp_path_factory.mktemp("broken")
     (broken / "config.json").write_text(json.dumps({"refuse": "MODEL_NOT_SUPPORTED"}))
     with pytest.raises(grpc.RpcError) as caught:
         list(load(models, broken, "again"))
     assert read_error(caught.value).reason == "MODEL_NOT_SUPPORTED"
-    model = models.GetModel(model_pb2.GetModelRequest(name="again"), timeout=10).model
-    assert model.state == model_pb2.MODEL_STATE_FAILED
-    assert read_status(model.error).reason == "MODEL_NOT_SUPPORTED"
+    assert [model.name for model in models.ListModels(model_pb2.ListModelsRequest(), timeout=10).models] == ["fake"]
     with pytest.raises(grpc.RpcError) as caught:
         embed(server, "again")
-    assert read_error(caught.value).reason == "MODEL_LOAD_FAILED"
+    assert read_error(caught.value).reason == "MODEL_NOT_FOUND"
     assert list(load(models, folder, "again"))[-1].state == model_pb2.MODEL_STATE_READY
     models.UnloadModel(model_pb2.UnloadModelRequest(name="again"), timeout=10)
 
@@ -112,3 +145,19 @@ def test_after_the_default_model_is_unloaded_the_next_one_answers(folder):
         list(loads(model_pb2.LoadModelRequest(source=str(folder), name="next").SerializeToString()))
         models(model_pb2.UnloadModelRequest(name="fake").SerializeToString())
         assert embed(server, "").model.name == "next"
+
+
+def test_what_the_operator_allows_is_bound_to_the_source_and_not_to_a_name(tmp_path):
+    """A caller may give any folder any name, also one that is trusted."""
+    trusted, other = tmp_path / "trusted", tmp_path / "other"
+    for path in (trusted, other):
+        path.mkdir()
+        (path / "config.json").write_text(json.dumps({"pickled": True}))
+    with serve(settings=Settings(allow_pickle=frozenset({str(trusted)}), shutdown_grace_s=0.2)) as server:
+        models = model_pb2_grpc.ModelServiceStub(server.channel)
+        assert list(load(models, trusted, "a"))[-1].state == model_pb2.MODEL_STATE_READY
+        models.UnloadModel(model_pb2.UnloadModelRequest(name="a"), timeout=10)
+        for name in ("a", "trusted", str(trusted).replace("/", "_").strip("_")):
+            with pytest.raises(grpc.RpcError) as caught:
+                list(load(models, other, name))
+            assert read_error(caught.value).reason == "MODEL_NOT_ALLOWED"

@@ -29,7 +29,11 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: BaseExceptio
     """Ends a call with an error."""
     status = to_status(visible(error, method))
     code = grpc.StatusCode[code_pb2.Code.Name(status.code)]
-    await context.abort(code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
+    try:
+        await context.abort(code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
+    except grpc.aio.InternalError:
+        log.debug("%s: the call was over before its error was written", method)
+        raise grpc.aio.AbortError from None
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):

@@ -42,6 +42,8 @@ class Model:
     error: HubwireError | None = None
     description: ModelDescription | None = None
     tokenizer: Tokenizer | None = None
+    configured: bool = False
+    """Whether the operator named it. One that a caller asked for is forgotten where it cannot be loaded."""
     leases: int = 0
     """How many calls were accepted and are not answered."""
 
@@ -110,9 +112,11 @@ class Registry:
         return next((model for model in self._models.values() if model.key == key), None)
 
     def default(self, task: Task) -> Model | None:
-        """The model that answers requests of a task that name none: the first that was added, unless it failed or is being unloaded."""
-        models = [model for model in self._models.values() if model.task is task and model.state is not ModelState.UNLOADING]
-        return next((model for model in models if model.state is not ModelState.FAILED), models[0] if models else None)
+        """The model that answers requests of a task that name none: the first that was added and is still there, also where it failed.
+
+        No other takes the place of one that failed: its vectors would not be comparable, and nobody would notice.
+        """
+        return next((model for model in self._models.values() if model.task is task and model.state is not ModelState.UNLOADING), None)
 
     def serves(self, task: Task) -> bool:
         """Whether a request of a task that names no model would be computed now."""

@@ -58,20 +58,26 @@ class ResolvedModel:
 def parse_source(text: str) -> ModelSource:
     """Reads a source: "package:NAME/FOLDER"; a path that is absolute, begins with "." or "~", or exists; else a hub id ("owner/name").
 
-    Raises HubwireError (MODEL_SOURCE_NOT_FOUND) where the text is none of these.
+    Raises HubwireError (VALUE_OUT_OF_RANGE) where the text is none of these.
     """
     text = text.strip()
     if text.startswith("package:"):
         return ModelSource(SourceKind.PACKAGE, text.removeprefix("package:").strip("/"))
-    if text.startswith((".", "~", "/")) or Path(text).is_absolute() or (text and Path(text).is_dir()):
+    if text.startswith((".", "~", "/")) or Path(text).is_absolute() or _is_folder(text):
         return ModelSource(SourceKind.FOLDER, text)
     if not HUB_ID.fullmatch(text):
         raise HubwireError(
-            Reason.MODEL_SOURCE_NOT_FOUND,
+            Reason.VALUE_OUT_OF_RANGE,
             f"{text!r} is no model source: use a hub id (owner/name), a folder that exists, or package:NAME/FOLDER",
             field="source",
         )
     return ModelSource(SourceKind.HUB, text)
+
+
+def check_revision(source: ModelSource, revision: str) -> None:
+    """Raises HubwireError (OPTION_NOT_SUPPORTED) where a revision is asked of what has none."""
+    if revision and source.kind is not SourceKind.HUB:
+        raise HubwireError(Reason.OPTION_NOT_SUPPORTED, "a revision is for hub repositories alone", field="revision")
 
 
 def resolve(
@@ -92,21 +98,28 @@ def resolve(
     """
     if isinstance(source, str):
         source = parse_source(source)
+    check_revision(source, revision or "")
     if source.kind is SourceKind.HUB:
         from hubwire_server.models.hub import HubRequest, fetch  # here, since huggingface_hub takes a third of a second to import
 
         path, commit = fetch(HubRequest(source.name, revision, allow_pickle, token, cache_dir, endpoint), progress)
         return ResolvedModel(path, source.label, commit)
-    if revision:
-        raise HubwireError(Reason.MODEL_SOURCE_NOT_FOUND, "a revision is for hub repositories alone", field="revision")
     path = _folder(source.name) if source.kind is SourceKind.FOLDER else _package_folder(source.name)
     return ResolvedModel(path, source.label, "")
 
 
+def _is_folder(text: str) -> bool:
+    try:
+        return bool(text) and Path(text).is_dir()
+    except (OSError, ValueError):  # too long for a path, or not one at all
+        return False
+
+
 def _folder(name: str) -> Path:
     path = Path(name).expanduser()
-    if not path.is_dir():
-        raise HubwireError(Reason.MODEL_SOURCE_NOT_FOUND, f"the model folder {name!r} does not exist", field="source")
+    # Where it lies is the operator's business: clients see the last part of a path alone.
+    if not _is_folder(str(path)):
+        raise HubwireError(Reason.MODEL_SOURCE_NOT_FOUND, f"the server has no model folder {path.name!r} there", field="source")
     return path.resolve()
 
 

@@ -83,13 +83,14 @@ class EmbeddingService:
     async def embed_tokens(self, data: bytes, context: wire.Context) -> bytes:
         """EmbeddingService.EmbedTokens."""
         message = wire.parse(embedding_pb2.EmbedTokensRequest, data)
+        options = message.options
         request = EmbedTokensRequest(
             texts=message.texts,
             model=message.model,
-            truncation=wire.truncation(message.truncation, "truncation") if message.HasField("truncation") else None,
-            offset_unit=wire.enum_value(wire.OFFSET_UNITS, message.offset_unit, "offset_unit"),
+            truncation=wire.truncation(options.truncation, "options.truncation") if options.HasField("truncation") else None,
+            offset_unit=wire.enum_value(wire.OFFSET_UNITS, options.offset_unit, "options.offset_unit"),
         )
-        encoding = wire.enum_value(wire.ENCODINGS, message.encoding, "encoding")
+        encoding = wire.enum_value(wire.ENCODINGS, options.encoding, "options.encoding")
         result = await self._task.embed_tokens(request, wire.caller(context))
         rest = embedding_pb2.EmbedTokensResponse(
             dimensions=result.model.description.hidden_size,
@@ -108,7 +109,7 @@ class EmbeddingService:
                 batch.ids,
                 batch.spans,
                 batch.special_tokens_mask,
-                normalize=message.normalize,
+                normalize=options.normalize,
                 encoding=encoding,
             )
             embeddings = await asyncio.to_thread(encode) if result.vectors.size > INLINE_ENCODE_VALUES else encode()

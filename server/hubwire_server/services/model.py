@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import grpc
 
-from hubwire.v1 import model_pb2
+from hubwire.v1 import embedding_pb2, model_pb2
+from hubwire_server.errors import HubwireError, Reason
 from hubwire_server.models.description import Task
 from hubwire_server.models.registry import Model
 from hubwire_server.services import wire
+from hubwire_server.services.embedding import POOLINGS
 from hubwire_server.status import to_status, visible
 from hubwire_server.tasks.model import LoadRequest, ModelTask
 
 NAME = "hubwire.v1.ModelService"
 
+POOLING_NUMBERS = {mode: number for number, mode in POOLINGS.items()}
 TASKS: Mapping[int, Task | None] = {model_pb2.TASK_UNSPECIFIED: None, model_pb2.TASK_EMBEDDING: Task.EMBEDDING}
+
+DEFAULT_PAGE = 100
+MAX_PAGE = 1_000
 
 
 class ModelService:
@@ -37,9 +43,17 @@ class ModelService:
 
     async def list_models(self, data: bytes, context: wire.Context) -> bytes:
         """ModelService.ListModels."""
-        wire.parse(model_pb2.ListModelsRequest, data)
-        models = [self._message(model) for model in self._task.models()]
-        return model_pb2.ListModelsResponse(models=models).SerializeToString()
+        message = wire.parse(model_pb2.ListModelsRequest, data)
+        if message.page_size < 0:
+            text = f"page_size is {message.page_size}"
+            raise HubwireError(Reason.VALUE_OUT_OF_RANGE, text, field="page_size", metadata={"minimum": "0", "maximum": str(MAX_PAGE)})
+        # The token is the name after which the page begins, so that pages hold although models come and go.
+        models = [model for model in self._task.models() if model.name > message.page_token]
+        size = min(message.page_size or DEFAULT_PAGE, MAX_PAGE)
+        response = model_pb2.ListModelsResponse(
+            models=[self._message(model) for model in models[:size]], next_page_token=models[size - 1].name if len(models) > size else ""
+        )
+        return response.SerializeToString()
 
     async def get_model(self, data: bytes, context: wire.Context) -> bytes:
         """ModelService.GetModel."""
@@ -90,10 +104,14 @@ class ModelService:
             message.dtype = described.dtype
             message.packed = described.packed
             message.packed_note = described.packed_note
-            message.dimensions = described.dimensions
             message.max_tokens = described.max_tokens
-            message.pooling = "+".join(described.pooling)
-            message.normalize = described.normalize
-            message.prompts.update(described.prompts)
-            message.default_prompt_name = described.default_prompt_name
+            message.embedding.CopyFrom(
+                model_pb2.EmbeddingDetails(
+                    dimensions=described.dimensions,
+                    pooling=[cast("embedding_pb2.Pooling.ValueType", POOLING_NUMBERS[mode]) for mode in described.pooling],
+                    normalize=described.normalize,
+                    prompts=described.prompts,
+                    default_prompt_name=described.default_prompt_name,
+                )
+            )
         return message

@@ -9,12 +9,15 @@ from google.protobuf import descriptor_pb2, descriptor_pool, text_format
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import aio as reflection_aio
 
+from hubwire.v1 import errors_pb2
+
 V1 = "grpc.reflection.v1.ServerReflection"
 V1ALPHA = "grpc.reflection.v1alpha.ServerReflection"
 
 
 def handlers(services: Sequence[str]) -> list[grpc.GenericRpcHandler]:
-    """Reflection over these services and over itself."""
+    """Reflection over these services, over the reasons of their errors, which no service names, and over itself."""
+    assert errors_pb2.DESCRIPTOR.pool is descriptor_pool.Default()
     _describe_v1()
     servicer = reflection_aio.ReflectionServicer([*services, V1, V1ALPHA])
     method = grpc.stream_stream_rpc_method_handler(

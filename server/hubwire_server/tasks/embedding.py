@@ -154,7 +154,7 @@ class EmbeddingTask:
         """One vector a token, or HubwireError for the first text that has none."""
         start = time.perf_counter_ns()
         model = self.registry.ready(request.model, Task.EMBEDDING)
-        limit_tokens(model, request.truncation, "truncation")
+        limit_tokens(model, request.truncation, "options.truncation")
         key = BatchKey(model.key, "tokens", padded=not model.description.packed)
         form = VectorFormat(dimensions=model.description.hidden_size, normalize=False, encoding="float")
         plan = EmbedPlan(model, key, "", request.truncation, form)

