@@ -1,4 +1,5 @@
 """A fake server that answers every service of the client, and two doors to it: the sync client and the asyncio one."""
+# ruff: noqa: N802  # the generated stubs name the methods of a service as its proto does: Embed, not embed
 
 from __future__ import annotations
 
@@ -21,7 +22,14 @@ import hubwire
 from hubwire.v1 import common_pb2, embedding_pb2, embedding_pb2_grpc, model_pb2, model_pb2_grpc
 
 DIMENSIONS = 10
-FIRST_MODEL = model_pb2.Model(name="small", source="org/small", state=model_pb2.MODEL_STATE_READY, dimensions=DIMENSIONS, max_tokens=8)
+FIRST_MODEL = model_pb2.Model(
+    name="small",
+    source="org/small",
+    state=model_pb2.MODEL_STATE_READY,
+    max_tokens=8,
+    embedding=model_pb2.EmbeddingDetails(dimensions=DIMENSIONS, pooling=[embedding_pb2.POOLING_MEAN, embedding_pb2.POOLING_MAX]),
+)
+SECOND_MODEL = model_pb2.Model(name="tiny", state=model_pb2.MODEL_STATE_LOADING)
 SERVED = common_pb2.ServedModel(name="small", fingerprint="0123456789abcdef")
 
 
@@ -95,6 +103,12 @@ class FakeServer:
     cancelled: threading.Event = field(default_factory=threading.Event)
     """Set once a stream was cancelled."""
     unloaded: list[str] = field(default_factory=list)
+    models: list[model_pb2.Model] = field(default_factory=lambda: [FIRST_MODEL, SECOND_MODEL])
+    """What is listed."""
+    page_size: int = 1000
+    """The most models on a page."""
+    endless: bool = False
+    """Every page of models leads to itself."""
 
     def begin(self, request: Any, context: grpc.ServicerContext) -> None:
         self.requests.append(request)
@@ -109,24 +123,24 @@ class Embedding(embedding_pb2_grpc.EmbeddingServiceServicer):
     def __init__(self, fake: FakeServer) -> None:
         self.fake = fake
 
-    def Embed(self, request, context):  # noqa: N802
+    def Embed(self, request, context):
         self.fake.begin(request, context)
         width = request.options.dimensions or DIMENSIONS
         vectors = [encode(make_numbers(text, width), request.options.encoding) for text in request.texts]
         usage = common_pb2.Usage(input_tokens=3 * len(vectors))
         return embedding_pb2.EmbedResponse(vectors=vectors, dimensions=width, model=SERVED, usage=usage)
 
-    def EmbedTokens(self, request, context):  # noqa: N802
+    def EmbedTokens(self, request, context):
         self.fake.begin(request, context)
         response = embedding_pb2.EmbedTokensResponse(dimensions=DIMENSIONS, model=SERVED)
         for text in request.texts:
             rows = np.stack([make_numbers(part) for part in ("[CLS]", *text)])
             spans = [common_pb2.Span(), *(common_pb2.Span(start=at, end=at + 1) for at in range(len(text)))]
             ids, mask = range(len(rows)), [True, *[False] * len(text)]
-            response.embeddings.add(vectors=encode(rows, request.encoding), token_ids=ids, spans=spans, special_tokens_mask=mask)
+            response.embeddings.add(vectors=encode(rows, request.options.encoding), token_ids=ids, spans=spans, special_tokens_mask=mask)
         return response
 
-    def StreamEmbed(self, request_iterator, context):  # noqa: N802
+    def StreamEmbed(self, request_iterator, context):
         opening = next(request_iterator)
         self.fake.begin(opening, context)
         context.add_callback(lambda: self.fake.cancelled.set() if not finished else None)
@@ -158,17 +172,20 @@ class Models(model_pb2_grpc.ModelServiceServicer):
     def __init__(self, fake: FakeServer) -> None:
         self.fake = fake
 
-    def ListModels(self, request, context):  # noqa: N802
+    def ListModels(self, request, context):
         self.fake.begin(request, context)
-        return model_pb2.ListModelsResponse(models=[FIRST_MODEL, model_pb2.Model(name="tiny", state=model_pb2.MODEL_STATE_LOADING)])
+        begin = int(request.page_token or 0)
+        end = begin + min(self.fake.page_size, request.page_size)
+        token = "7" if self.fake.endless else str(end) if end < len(self.fake.models) else ""
+        return model_pb2.ListModelsResponse(models=self.fake.models[begin:end], next_page_token=token)
 
-    def GetModel(self, request, context):  # noqa: N802
+    def GetModel(self, request, context):
         self.fake.begin(request, context)
         if request.name != "small":
             abort(context, make_status(code_pb2.NOT_FOUND, f"no model {request.name!r}", "MODEL_NOT_FOUND", model=request.name))
         return model_pb2.GetModelResponse(model=FIRST_MODEL)
 
-    def LoadModel(self, request, context):  # noqa: N802
+    def LoadModel(self, request, context):
         self.fake.begin(request, context)
         yield model_pb2.LoadModelResponse(state=model_pb2.MODEL_STATE_DOWNLOADING, message="fetching", done_bytes=1, total_bytes=2)
         if request.source == "org/broken":
@@ -177,7 +194,7 @@ class Models(model_pb2_grpc.ModelServiceServicer):
             name, ready = request.name or request.source.rpartition("/")[2], model_pb2.MODEL_STATE_READY
             yield model_pb2.LoadModelResponse(state=ready, model=model_pb2.Model(name=name, revision=request.revision, state=ready))
 
-    def UnloadModel(self, request, context):  # noqa: N802
+    def UnloadModel(self, request, context):
         self.fake.begin(request, context)
         self.fake.unloaded.append(request.name)
         return model_pb2.UnloadModelResponse()
@@ -187,7 +204,7 @@ class Health(health_pb2_grpc.HealthServicer):
     def __init__(self, fake: FakeServer) -> None:
         self.fake = fake
 
-    def Check(self, request, context):  # noqa: N802
+    def Check(self, request, context):
         self.fake.begin(request, context)
         if request.service == "unknown":
             context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")

@@ -6,6 +6,7 @@ import importlib.metadata
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -25,9 +26,38 @@ def test_the_exported_names_are_sorted_and_there():
 def test_nothing_else_is_public():
     for name in hubwire.__all__:
         getattr(hubwire, name)
-    modules = {"aio", "cli", "errors", "v1"}
-    extras = {name for name in vars(hubwire) if not name.startswith("_")} - set(hubwire.__all__) - modules
-    assert extras <= {"annotations", "importlib", "TYPE_CHECKING"}
+    extras = {name for name in vars(hubwire) if not name.startswith("_")} - set(hubwire.__all__)
+    assert extras <= {"annotations", "cli", "importlib", "TYPE_CHECKING"}
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "hubwire.aio.Client",
+        "hubwire.errors.HubwireError",
+        "hubwire.v1.common_pb2.Vector",
+        "hubwire.v1.embedding_pb2.POOLING_MEAN",
+        "hubwire.v1.errors_pb2.ErrorReason",
+        "hubwire.v1.model_pb2.Model",
+        "hubwire.Client.load_model",
+    ],
+)
+def test_one_import_reaches_everything_in_a_fresh_process(expression):
+    done = subprocess.run([sys.executable, "-W", "error", "-c", f"import hubwire; {expression}"], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_the_messages_of_every_proto_are_there():
+    protos = (Path(__file__).parents[2] / "proto" / "hubwire" / "v1").glob("*.proto")
+    assert sorted(hubwire._MESSAGES) == sorted(f"{proto.stem}_pb2" for proto in protos)
+
+
+def test_the_client_imports_no_engine():
+    code = (
+        "import sys, hubwire, hubwire.cli; hubwire.Client, hubwire.aio.Client, hubwire.v1, hubwire.TokenEmbeddings; "
+        "print(sorted({'torch', 'transformers', 'tokenizers', 'hubwire_server'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout == "[]\n"
 
 
 def test_an_unknown_name_is_an_attribute_error():

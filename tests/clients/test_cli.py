@@ -186,6 +186,16 @@ def test_models_are_a_table(capsys):
     )
 
 
+def test_a_model_that_failed_says_why(capsys, fake, status):
+    error = status(code_pb2.FAILED_PRECONDITION, "no\nweights", "MODEL_LOAD_FAILED")
+    fake.models = [fake.models[0], model_pb2.Model(name="broken", state=model_pb2.MODEL_STATE_FAILED, error=error)]
+    assert main(["models"]) == 0
+    first, ready, failed = capsys.readouterr().out.splitlines()
+    assert first.endswith("  ERROR")
+    assert ready.endswith("  -")
+    assert failed.split() == ["broken", "failed", "-", "-", "-", "-", "no", "weights", "[MODEL_LOAD_FAILED]"]
+
+
 @pytest.mark.parametrize("arguments", ["models --json", "models --json list", "models list --json"])
 def test_models_are_json(capsys, arguments):
     assert main(arguments.split()) == 0
@@ -194,7 +204,10 @@ def test_models_are_json(capsys, arguments):
 
 def test_one_model_is_printed_and_is_json(capsys):
     assert main(["models", "get", "small"]) == 0
-    assert "max_tokens:  8\n" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert "max_tokens:            8" in lines
+    assert "embedding.dimensions:  10" in lines
+    assert 'embedding.pooling:     ["POOLING_MEAN", "POOLING_MAX"]' in lines
     assert main(["models", "get", "small", "--json"]) == 0
     assert json_format.Parse(capsys.readouterr().out, model_pb2.GetModelResponse()).model.max_tokens == 8
 

@@ -143,10 +143,20 @@ def test_tokens_carry_ids_spans_and_mask(client, fake, numbers):
     assert fake.requests[0] == embedding_pb2.EmbedTokensRequest(
         model="small",
         texts=["ab", "c"],
-        normalize=True,
-        encoding=common_pb2.VECTOR_ENCODING_FLOAT32_BYTES,
-        truncation=common_pb2.Truncation(side=common_pb2.TRUNCATION_SIDE_LEFT, max_tokens=5),
-        offset_unit=common_pb2.OFFSET_UNIT_CODE_POINT,
+        options=embedding_pb2.EmbedTokensOptions(
+            normalize=True,
+            encoding=common_pb2.VECTOR_ENCODING_FLOAT32_BYTES,
+            truncation=common_pb2.Truncation(side=common_pb2.TRUNCATION_SIDE_LEFT, max_tokens=5),
+            offset_unit=common_pb2.OFFSET_UNIT_CODE_POINT,
+        ),
+    )
+
+
+@pytest.mark.parametrize("normalize", [None, False, True])
+def test_only_what_was_asked_about_tokens_is_sent(client, fake, normalize):
+    client.embed_tokens(["ab"], normalize=normalize)
+    assert fake.requests[0].options == embedding_pb2.EmbedTokensOptions(
+        normalize=normalize, encoding=common_pb2.VECTOR_ENCODING_FLOAT32_BYTES, offset_unit=common_pb2.OFFSET_UNIT_CODE_POINT
     )
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from hubwire._version import __version__
 
 if TYPE_CHECKING:
-    from hubwire import aio
+    from hubwire import aio, errors, v1
     from hubwire._client import Client
     from hubwire._types import EncodingName, PoolingName, TokenEmbeddings, TruncationSideName
     from hubwire.errors import (
@@ -63,6 +63,8 @@ __all__ = [
     "UnimplementedError",
     "__version__",
     "aio",
+    "errors",
+    "v1",
 ]
 
 _HOMES = {
@@ -73,11 +75,18 @@ _HOMES = {
     "TruncationSideName": "hubwire._types",
 }
 
+# What hubwire.v1 holds once it is used, as in hubwire.v1.model_pb2.Model: its own __init__ imports nothing.
+_MESSAGES = ("common_pb2", "embedding_pb2", "errors_pb2", "model_pb2")
+
 
 def __getattr__(name: str) -> object:
     """Import a name when it is first used: grpc and numpy take 0.3 s, for which `hubwire --help` need not wait."""
-    if name == "aio":
-        return importlib.import_module("hubwire.aio")
+    if name in ("aio", "errors"):
+        return importlib.import_module(f"hubwire.{name}")
+    if name == "v1":
+        for messages in _MESSAGES:
+            importlib.import_module(f"hubwire.v1.{messages}")
+        return importlib.import_module("hubwire.v1")
     if name not in __all__:
         raise AttributeError(f"module 'hubwire' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES.get(name, "hubwire.errors")), name)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
@@ -12,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from hubwire import _decode, _requests, errors
 from hubwire._channel import Connection, check_timeout
+from hubwire._pages import ModelPages
 from hubwire._retry import Attempts, RetryPolicy
 from hubwire._stream import IdT, StreamWindow, check_items
 from hubwire._sync_feed import Feed
@@ -210,13 +212,14 @@ class Client:
         texts: Iterable[str],
         *,
         model: str = "",
-        normalize: bool = False,
+        normalize: bool | None = None,
         truncate: bool | TruncationSideName | None = None,
         max_tokens: int | None = None,
         encoding: EncodingName = "float32",
         timeout_s: float | None = None,
     ) -> list[TokenEmbeddings]:
-        """Embed every token of each text. `normalize` scales each token's vector to length 1; the other arguments are those of `embed`.
+        """Embed every token of each text. `normalize` scales each token's vector to length 1; None leaves them as they are. The other
+        arguments are those of `embed`.
 
         Returns:
             One TokenEmbeddings a text, in their order: vectors (t, dimensions), token_ids, spans in code points, special_tokens_mask.
@@ -228,29 +231,52 @@ class Client:
         return _decode.token_embeddings(response, encoding, len(request.texts))
 
     def list_models(self, *, timeout_s: float | None = None) -> list[model_pb2.Model]:
-        """Every model that the server serves, loads or failed to load, by name, as hubwire.v1.model_pb2.Model messages."""
-        return list(self._unary(self._models.ListModels, model_pb2.ListModelsRequest(), timeout_s).models)
+        """Every model that the server serves, loads or failed to load, by name, as hubwire.v1.model_pb2.Model messages.
+
+        Reads page after page; `timeout_s` is for all of them together.
+        """
+        pages, deadline = ModelPages(), self._deadline(timeout_s)
+        while (request := pages.next_request()) is not None:
+            pages.add(self._unary(self._models.ListModels, request, max(0.0, deadline - time.monotonic())))
+        return pages.models
 
     def get_model(self, name: str, *, timeout_s: float | None = None) -> model_pb2.Model:
         """One model, as a hubwire.v1.model_pb2.Model message. An unknown name raises NotFoundError."""
         return _decode.model(self._unary(self._models.GetModel, model_pb2.GetModelRequest(name=name), timeout_s))
 
     def load_model(
-        self, source: str, name: str = "", revision: str = "", *, timeout_s: float | None = None
-    ) -> Generator[model_pb2.LoadModelResponse]:
-        """Load a model and serve it. Leaving early does not stop the load.
+        self,
+        source: str,
+        name: str = "",
+        revision: str = "",
+        *,
+        on_progress: Callable[[model_pb2.LoadModelResponse], None] | None = None,
+        timeout_s: float | None = None,
+    ) -> model_pb2.Model:
+        """Load a model and serve it: returns once it is ready. Neither a timeout nor an exception of `on_progress` stops the load.
 
         Args:
             source: a hub id, a folder on the server, or "package:NAME/FOLDER" for a folder inside a Python package that is installed there.
             name: the name to serve it under; "" for the last part of the source.
             revision: a branch, tag or commit of a hub repository; "" for its main branch.
+            on_progress: called with each hubwire.v1.model_pb2.LoadModelResponse: `state`, `message`, `done_bytes` of `total_bytes`.
             timeout_s: seconds to follow the load; None for no limit, whatever the client's timeout.
 
-        Yields:
-            hubwire.v1.model_pb2.LoadModelResponse: `state`, `message`, `done_bytes` of `total_bytes`; in the last one `model`, as served.
+        Returns:
+            The model as served, a hubwire.v1.model_pb2.Model message.
         """
-        request = model_pb2.LoadModelRequest(source=source, name=name, revision=revision)
-        return self._load_model(request, check_timeout(timeout_s))
+        request = _requests.load_model(source, name, revision)
+        report = _requests.check_callback("on_progress", on_progress)
+        call = self._models.LoadModel(request, timeout=check_timeout(timeout_s), metadata=self._metadata)
+        response = model_pb2.LoadModelResponse()
+        try:
+            for response in call:
+                report(response)
+        except grpc.RpcError as rpc_error:
+            raise errors.from_rpc_error(rpc_error) from rpc_error
+        finally:
+            call.cancel()
+        return _decode.model(response)
 
     def unload_model(self, name: str, *, timeout_s: float | None = None) -> None:
         """Stop serving a model. Returns once its last accepted request was answered and its memory is free."""
@@ -270,6 +296,15 @@ class Client:
     def _embed(self, request: embedding_pb2.EmbedRequest, timeout_s: float | None) -> embedding_pb2.EmbedResponse:
         return self._unary(self._embedding.Embed, request, timeout_s)
 
+    def _limit_s(self, timeout_s: float | None) -> float | None:
+        """The timeout of a unary call, in the form that grpc takes."""
+        return self._timeout_s if timeout_s is None else check_timeout(timeout_s)
+
+    def _deadline(self, timeout_s: float | None) -> float:
+        """When several unary calls must be done, on time.monotonic."""
+        limit_s = self._limit_s(timeout_s)
+        return math.inf if limit_s is None else time.monotonic() + limit_s
+
     def _unary(
         self,
         method: grpc.UnaryUnaryMultiCallable[_Request, _Response],
@@ -279,8 +314,7 @@ class Client:
         idempotent: bool = True,
         policy: RetryPolicy | None = None,
     ) -> _Response:
-        limit_s = self._timeout_s if timeout_s is None else check_timeout(timeout_s)
-        attempts = Attempts(policy=policy or self._policy, timeout_s=limit_s, idempotent=idempotent)
+        attempts = Attempts(policy=policy or self._policy, timeout_s=self._limit_s(timeout_s), idempotent=idempotent)
         while True:
             try:
                 return method(request, timeout=attempts.remaining_s(), metadata=self._metadata)
@@ -310,18 +344,6 @@ class Client:
             call.cancel()
         feed.raise_error()
         feed.check_complete()
-
-    def _load_model(self, request: model_pb2.LoadModelRequest, timeout_s: float | None) -> Generator[model_pb2.LoadModelResponse]:
-        call = self._models.LoadModel(request, timeout=timeout_s, metadata=self._metadata)
-        response: model_pb2.LoadModelResponse | None = None
-        try:
-            for response in call:
-                yield response
-        except grpc.RpcError as rpc_error:
-            raise errors.from_rpc_error(rpc_error) from rpc_error
-        finally:
-            call.cancel()
-        _decode.model(response or model_pb2.LoadModelResponse())
 
 
 def _decode_results(

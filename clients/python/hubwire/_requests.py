@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from hubwire._types import EncodingName, PoolingName, TruncationSideName
-from hubwire.v1 import common_pb2, embedding_pb2
+from hubwire.v1 import common_pb2, embedding_pb2, model_pb2
 
 _UINT32_MAX = 2**32 - 1
 
@@ -82,7 +83,7 @@ def embed_tokens(
     texts: Iterable[str],
     *,
     model: str,
-    normalize: bool,
+    normalize: bool | None,
     truncate: bool | TruncationSideName | None,
     max_tokens: int | None,
     encoding: EncodingName,
@@ -91,16 +92,33 @@ def embed_tokens(
     return embedding_pb2.EmbedTokensRequest(
         model=model,
         texts=check_texts(texts),
-        normalize=normalize,
-        encoding=_choose("encoding", encoding, _ENCODINGS),
-        truncation=truncation(truncate, max_tokens),
-        offset_unit=common_pb2.OFFSET_UNIT_CODE_POINT,
+        options=embedding_pb2.EmbedTokensOptions(
+            normalize=normalize,
+            encoding=_choose("encoding", encoding, _ENCODINGS),
+            truncation=truncation(truncate, max_tokens),
+            offset_unit=common_pb2.OFFSET_UNIT_CODE_POINT,
+        ),
     )
 
 
 def stream_opening(model: str, options: embedding_pb2.EmbedOptions, *, ordered: bool) -> embedding_pb2.StreamEmbedRequest:
     """The first message of StreamEmbed."""
     return embedding_pb2.StreamEmbedRequest(options=embedding_pb2.StreamEmbedOptions(model=model, options=options, ordered=ordered))
+
+
+def load_model(source: str, name: str, revision: str) -> model_pb2.LoadModelRequest:
+    """The request of LoadModel."""
+    return model_pb2.LoadModelRequest(source=source, name=name, revision=revision)
+
+
+def check_callback(name: str, callback: Callable[[_Value], None] | None) -> Callable[[_Value], None]:
+    """A callback that can be called, whether or not there is one. Raises TypeError for what cannot, and for a coroutine function, which
+    nobody would wait for."""
+    if callback is None:
+        return lambda _: None
+    if not callable(callback) or inspect.iscoroutinefunction(callback):
+        raise TypeError(f"{name} must be a plain function, not {callback!r}")
+    return callback
 
 
 def check_texts(texts: Iterable[str]) -> list[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
+import math
+import time
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
@@ -14,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hubwire import _decode, _requests, errors
 from hubwire._aio_feed import AioFeed, StatusKeeper
 from hubwire._channel import Connection, check_timeout
+from hubwire._pages import ModelPages
 from hubwire._retry import Attempts, RetryPolicy
 from hubwire._stream import IdT, StreamWindow, check_items
 from hubwire._types import (
@@ -177,7 +180,7 @@ class Client:
         texts: Iterable[str],
         *,
         model: str = "",
-        normalize: bool = False,
+        normalize: bool | None = None,
         truncate: bool | TruncationSideName | None = None,
         max_tokens: int | None = None,
         encoding: EncodingName = "float32",
@@ -192,20 +195,38 @@ class Client:
 
     async def list_models(self, *, timeout_s: float | None = None) -> list[model_pb2.Model]:
         """Every model of the server, as hubwire.Client.list_models."""
-        response = await self._unary(self._models.ListModels, model_pb2.ListModelsRequest(), timeout_s)
-        return list(response.models)
+        pages, deadline = ModelPages(), self._deadline(timeout_s)
+        while (request := pages.next_request()) is not None:
+            pages.add(await self._unary(self._models.ListModels, request, max(0.0, deadline - time.monotonic())))
+        return pages.models
 
     async def get_model(self, name: str, *, timeout_s: float | None = None) -> model_pb2.Model:
         """One model, as hubwire.Client.get_model."""
         response = await self._unary(self._models.GetModel, model_pb2.GetModelRequest(name=name), timeout_s)
         return _decode.model(response)
 
-    def load_model(
-        self, source: str, name: str = "", revision: str = "", *, timeout_s: float | None = None
-    ) -> AsyncGenerator[model_pb2.LoadModelResponse]:
-        """Load a model and serve it, as hubwire.Client.load_model: an async generator of progress, the last one with the model."""
-        request = model_pb2.LoadModelRequest(source=source, name=name, revision=revision)
-        return self._load_model(request, check_timeout(timeout_s))
+    async def load_model(
+        self,
+        source: str,
+        name: str = "",
+        revision: str = "",
+        *,
+        on_progress: Callable[[model_pb2.LoadModelResponse], None] | None = None,
+        timeout_s: float | None = None,
+    ) -> model_pb2.Model:
+        """Load a model and serve it, as hubwire.Client.load_model. `on_progress` is a plain function, called on the event loop."""
+        request = _requests.load_model(source, name, revision)
+        report = _requests.check_callback("on_progress", on_progress)
+        call = self._models.LoadModel(request, timeout=check_timeout(timeout_s), metadata=self._metadata)
+        response = model_pb2.LoadModelResponse()
+        try:
+            async for response in call:
+                report(response)
+        except grpc.RpcError as rpc_error:
+            raise errors.from_rpc_error(rpc_error) from rpc_error
+        finally:
+            call.cancel()
+        return _decode.model(response)
 
     async def unload_model(self, name: str, *, timeout_s: float | None = None) -> None:
         """Stop serving a model, as hubwire.Client.unload_model."""
@@ -218,6 +239,15 @@ class Client:
         status: str = health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
         return status
 
+    def _limit_s(self, timeout_s: float | None) -> float | None:
+        """The timeout of a unary call, in the form that grpc takes."""
+        return self._timeout_s if timeout_s is None else check_timeout(timeout_s)
+
+    def _deadline(self, timeout_s: float | None) -> float:
+        """When several unary calls must be done, on time.monotonic."""
+        limit_s = self._limit_s(timeout_s)
+        return math.inf if limit_s is None else time.monotonic() + limit_s
+
     async def _unary(
         self,
         method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response],
@@ -227,8 +257,7 @@ class Client:
         idempotent: bool = True,
         policy: RetryPolicy | None = None,
     ) -> _Response:
-        limit_s = self._timeout_s if timeout_s is None else check_timeout(timeout_s)
-        attempts = Attempts(policy=policy or self._policy, timeout_s=limit_s, idempotent=idempotent)
+        attempts = Attempts(policy=policy or self._policy, timeout_s=self._limit_s(timeout_s), idempotent=idempotent)
         while True:
             try:
                 return await method(request, timeout=attempts.remaining_s(), metadata=self._metadata)
@@ -256,17 +285,3 @@ class Client:
             await feed.close()
         feed.raise_error()
         feed.check_complete()
-
-    async def _load_model(
-        self, request: model_pb2.LoadModelRequest, timeout_s: float | None
-    ) -> AsyncGenerator[model_pb2.LoadModelResponse]:
-        call = self._models.LoadModel(request, timeout=timeout_s, metadata=self._metadata)
-        response: model_pb2.LoadModelResponse | None = None
-        try:
-            async for response in call:
-                yield response
-        except grpc.RpcError as rpc_error:
-            raise errors.from_rpc_error(rpc_error) from rpc_error
-        finally:
-            call.cancel()
-        _decode.model(response or model_pb2.LoadModelResponse())

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hubwire.cli._options import connect
 from hubwire.cli._output import enum_label, print_json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from hubwire.cli._options import Subparsers
     from hubwire.v1 import model_pb2
@@ -49,7 +49,7 @@ def run_list(args: argparse.Namespace) -> int:
     if args.json:
         print_json(model_pb2.ListModelsResponse(models=models))
     elif models:
-        _print_table([_COLUMNS, *map(_row, models)])
+        _print_models(models)
     else:
         print("no models")
     return 0
@@ -59,6 +59,7 @@ def run_get(args: argparse.Namespace) -> int:
     """The fields of one model, or a GetModelResponse."""
     from google.protobuf import json_format
 
+    from hubwire.errors import from_status
     from hubwire.v1 import model_pb2
 
     with connect(args) as client:
@@ -67,25 +68,31 @@ def run_get(args: argparse.Namespace) -> int:
         print_json(model_pb2.GetModelResponse(model=model))
     else:
         fields = json_format.MessageToDict(model, preserving_proto_field_name=True)
-        _print_table([(f"{name}:", value if isinstance(value, str) else json.dumps(value)) for name, value in fields.items()])
+        if model.HasField("error"):
+            fields["error"] = str(from_status(model.error))
+        _print_table([(f"{name}:", value if isinstance(value, str) else json.dumps(value)) for name, value in _flat(fields)])
     return 0
 
 
 def run_load(args: argparse.Namespace) -> int:
     """Progress on a terminal, then the model's row; or a LoadModelResponse a line."""
-    model: model_pb2.Model | None = None
+    on_terminal = sys.stderr.isatty() and not args.json
+
+    def report(response: model_pb2.LoadModelResponse) -> None:
+        if args.json:
+            print_json(response)
+            sys.stdout.flush()
+        elif on_terminal:
+            _show_progress(response)
+
     with connect(args) as client:
-        for response in client.load_model(args.source, args.name, args.revision, timeout_s=args.timeout):
-            if args.json:
-                print_json(response)
-                sys.stdout.flush()
-            elif sys.stderr.isatty():
-                _show_progress(response)
-            model = response.model
-    if not args.json and model is not None:
-        if sys.stderr.isatty():
-            print("\r\x1b[K", end="", file=sys.stderr)
-        _print_table([_COLUMNS, _row(model)])
+        try:
+            model = client.load_model(args.source, args.name, args.revision, on_progress=report, timeout_s=args.timeout)
+        finally:
+            if on_terminal:
+                print("\r\x1b[K", end="", file=sys.stderr)
+    if not args.json:
+        _print_models([model])
     return 0
 
 
@@ -108,9 +115,33 @@ def _show_progress(response: model_pb2.LoadModelResponse) -> None:
     print(f"\r\x1b[K{_state(response.state)}{share} {response.message}", end="", file=sys.stderr, flush=True)
 
 
+def _flat(fields: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The fields, those of the details of a task among the others: "embedding.dimensions"."""
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            yield from ((f"{name}.{inner}", part) for inner, part in value.items())
+        else:
+            yield name, value
+
+
+def _print_models(models: Sequence[model_pb2.Model]) -> None:
+    """A table; with a column for what went wrong, where something did."""
+    rows = [_COLUMNS, *map(_row, models)]
+    if any(model.HasField("error") for model in models):
+        rows = [(*row, error) for row, error in zip(rows, ["ERROR", *map(_error, models)], strict=True)]
+    _print_table(rows)
+
+
 def _row(model: model_pb2.Model) -> tuple[str, ...]:
     name = f"{model.name} (default)" if model.default_for_task else model.name
-    return (name, _state(model.state), str(model.dimensions or "-"), str(model.max_tokens or "-"), model.device or "-", model.source or "-")
+    dimensions = model.embedding.dimensions if model.HasField("embedding") else 0
+    return (name, _state(model.state), str(dimensions or "-"), str(model.max_tokens or "-"), model.device or "-", model.source or "-")
+
+
+def _error(model: model_pb2.Model) -> str:
+    from hubwire.errors import from_status
+
+    return " ".join(str(from_status(model.error)).split()) if model.HasField("error") else "-"
 
 
 def _state(state: int) -> str:
