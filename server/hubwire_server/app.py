@@ -11,7 +11,7 @@ from functools import partial
 import grpc
 import grpc.aio
 
-from hubwire_server.errors import HubwireError, Reason
+from hubwire_server.errors import HubwireError, shutting_down
 from hubwire_server.interceptors.errors import ErrorInterceptor
 from hubwire_server.models.description import LoadedModel, Task
 from hubwire_server.models.registry import Registry
@@ -32,7 +32,6 @@ OTHER_SERVICES = (model.NAME,)
 
 LAST_ANSWERS_SECONDS = 1.0
 """How long the last statuses may take to be written, before what is still open is cancelled."""
-SHUTTING_DOWN_RETRY_MS = 1_000
 
 
 class AddressError(Exception):
@@ -99,9 +98,9 @@ class App:
         answered = asyncio.create_task(self._answered())
         await asyncio.wait([stopping, answered], timeout=grace, return_when=asyncio.FIRST_COMPLETED)
         answered.cancel()
-        parts.dispatcher.close(_shutting_down)
-        parts.embedding.close(_shutting_down())
-        await parts.models.close(_shutting_down())
+        parts.dispatcher.close(shutting_down)
+        parts.embedding.close(shutting_down())
+        await parts.models.close(shutting_down())
         # What is still open now has nothing more to say: watchers of health, and callers that do not read.
         await parts.server.stop(LAST_ANSWERS_SECONDS)
         await asyncio.gather(stopping, answered, return_exceptions=True)
@@ -111,8 +110,9 @@ class App:
 
     async def _answered(self) -> None:
         """Returns once every call that was accepted is answered."""
-        await self.registry.unleased()
-        await self._running().dispatcher.idle()
+        while self._running().dispatcher.used_tokens or any(model.leases for model in self.registry.all()):
+            await self.registry.unleased()
+            await self._running().dispatcher.idle()
 
     def _running(self) -> _Parts:
         assert self._parts is not None, "the server was not started"
@@ -165,10 +165,6 @@ class App:
 
     def _on_model(self, key: str, loaded: LoadedModel | HubwireError | None) -> None:
         self._running().models.on_model(key, loaded)
-
-
-def _shutting_down() -> HubwireError:
-    return HubwireError(Reason.SHUTTING_DOWN, "the server is shutting down", retry_after_ms=SHUTTING_DOWN_RETRY_MS)
 
 
 async def run(settings: Settings) -> None:

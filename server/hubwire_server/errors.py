@@ -120,3 +120,8 @@ class HubwireError(Exception):
     def retryable(self) -> bool:
         """Whether the same call may succeed later."""
         return REASONS[self.reason].retryable
+
+
+def shutting_down() -> HubwireError:
+    """What everything that the server cannot finish any more is answered with."""
+    return HubwireError(Reason.SHUTTING_DOWN, "the server is shutting down", retry_after_ms=1_000)

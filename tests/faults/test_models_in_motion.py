@@ -6,20 +6,22 @@ import asyncio
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
 import grpc
-import numpy as np
 import pytest
 
 import hubwire
 import hubwire.aio
 from hubwire.v1 import embedding_pb2, embedding_pb2_grpc, model_pb2
+from hubwire_server._native import Tokenizer
 from hubwire_server.models.description import Task
 from hubwire_server.models.registry import ModelState
-from hubwire_server.settings import Settings
+from hubwire_server.settings import ModelArgument, Settings
 from hubwire_server.testing import RunningServer, running_server
+from hubwire_server.workers.supervisor import WorkerOptions
 from tests.faults.test_worker import eventually
 from tests.rpc.conftest import read_error
 
@@ -103,6 +105,25 @@ async def test_unloading_ends_although_a_waiting_caller_went_away(tmp_path):
         assert server.app.registry.all() == []
 
 
+async def test_unloading_waits_for_the_texts_of_a_stream_and_for_nothing_when_it_is_gone():
+    async with running_server(description={"load_seconds": 0.5}) as server, hubwire.aio.Client(server.address) as client:
+        channel = grpc.aio.insecure_channel(server.address)
+        stream = await OpenStream(channel).open()
+        await stream.send("w1")
+        assert await stream.receive() == {"w1": "vector"}
+        kill_worker(server)
+        await eventually(lambda: not server.app.registry.serves(Task.EMBEDDING))
+        await stream.send("w2")
+        await eventually(lambda: server.app.dispatcher.waiting_texts == 1)
+        unload = asyncio.create_task(client.unload_model("fake"))
+        await eventually(lambda: state(server, "fake") is ModelState.UNLOADING)
+        await asyncio.sleep(0.05)
+        assert not unload.done()
+        stream.call.cancel()
+        await asyncio.wait_for(unload, 5)
+        await channel.close()
+
+
 async def test_a_caller_of_unload_that_goes_away_does_not_leave_the_model_half_unloaded():
     async with running_server() as server, hubwire.aio.Client(server.address) as client:
         busy = [asyncio.create_task(client.embed(["slow w1"])) for _ in range(3)]
@@ -171,9 +192,29 @@ async def test_a_load_is_never_answered_by_an_earlier_one_of_the_same_name(tmp_p
     async with running_server() as server, hubwire.aio.Client(server.address) as client:
         await load(client, configure(tmp_path / "old", fingerprint="0" * 16, load_seconds=0.5), "x")
         kill_worker(server)
-        await eventually(lambda: state(server, "x") is ModelState.LOADING)
+        worker = server.app.dispatcher.worker
+        # The new worker is loading the old model when that is unloaded.
+        await eventually(lambda: any(asked.load.startswith("x#") for asked in worker._asked))
         await client.unload_model("x")
         assert (await load(client, configure(tmp_path / "new", fingerprint="1" * 16, load_seconds=0.5), "x")).fingerprint == "1" * 16
+
+
+async def test_a_worker_that_dies_between_the_load_and_the_tokenizer_is_not_ready(tmp_path, monkeypatch):
+    def slow(text: str) -> Tokenizer:
+        time.sleep(0.5)
+        return Tokenizer(text)
+
+    async with running_server() as server, hubwire.aio.Client(server.address) as client:
+        monkeypatch.setattr("hubwire_server.tasks.model.Tokenizer", slow)
+        source = configure(tmp_path / "b", dimensions=8)
+        loading = asyncio.create_task(load(client, source, "b"))
+        await eventually(lambda: server.app.dispatcher.is_ready("b#2"))
+        configure(tmp_path / "b", refuse="MODEL_NOT_SUPPORTED")
+        kill_worker(server)
+        await eventually(lambda: not server.app.dispatcher.holds("b#2"))
+        with pytest.raises(hubwire.HubwireError) as caught:
+            await loading
+        assert caught.value.reason == "MODEL_LOAD_FAILED"
 
 
 async def test_a_model_that_the_front_cannot_read_leaves_nothing_in_the_worker(tmp_path):
@@ -191,31 +232,66 @@ async def test_health_says_that_a_default_model_failed_although_another_serves(t
         assert await client.health("hubwire.v1.EmbeddingService") == "NOT_SERVING"
 
 
-async def test_a_text_that_fails_does_not_fail_those_of_other_callers():
-    async with running_server() as server, hubwire.aio.Client(server.address) as client:
-        texts = ["slow", "w1", "fail", "w2"]
-        outcomes = await asyncio.gather(*(client.embed([text]) for text in texts), return_exceptions=True)
-        assert [isinstance(outcome, np.ndarray) for outcome in outcomes] == [True, True, False, True]
-        assert outcomes[2].reason == "INTERNAL"
-        assert outcomes[2].metadata["error_id"]
+async def test_a_text_that_fails_does_not_fail_those_of_its_batch():
+    async with running_server() as server, grpc.aio.insecure_channel(server.address) as channel:
+        stream = await OpenStream(channel).open()
+        await stream.send("w1", "fail", "w2")  # one message, one batch
+        outcomes = {}
+        while len(outcomes) < 3:
+            outcomes |= await stream.receive()
+        assert outcomes == {"w1": "vector", "fail": "error", "w2": "vector"}
         assert server.app.dispatcher.worker.restarts == 0
 
 
-async def test_a_stream_gets_its_share_of_a_small_queue_that_single_calls_keep_full():
-    settings = Settings(max_waiting_tokens=400, shutdown_grace_s=0.2)
-    async with running_server(settings) as server, hubwire.aio.Client(server.address, max_attempts=50) as client:
+async def test_streams_and_single_calls_never_keep_each_other_out():
+    settings = Settings(max_waiting_tokens=800, shutdown_grace_s=0.2)
+    async with running_server(settings) as server, hubwire.aio.Client(server.address, max_attempts=1) as client:
         done = False
+        answered, refused = 0, 0
 
         async def single() -> None:
+            nonlocal answered, refused
             while not done:
-                await client.embed(["w1 " * 20])
+                try:
+                    await client.embed(["w1 " * 20])
+                    answered += 1
+                except hubwire.OverloadedError:
+                    refused += 1
+
+        async def stream() -> int:
+            texts = ["w1 " * 28] * 400
+            return len([id_ async for id_, _ in client.stream_embed(texts, batch_size=40, timeout_s=20)])
 
         calls = [asyncio.create_task(single()) for _ in range(6)]
-        texts = ["w1 " * 28] * 40
-        answers = [id_ async for id_, _ in client.stream_embed(texts, batch_size=40, timeout_s=20)]
+        assert await asyncio.gather(*(stream() for _ in range(4))) == [400] * 4
         done = True
         await asyncio.gather(*calls)
-        assert len(answers) == 40
+        assert answered > 50
+        assert refused == 0
+
+
+async def test_a_stream_in_which_the_server_itself_fails_ends_and_answers_every_text(monkeypatch):
+    async with running_server() as server, grpc.aio.insecure_channel(server.address) as channel:
+        stream = await OpenStream(channel).open()
+        await stream.send("w1")
+        assert await stream.receive() == {"w1": "vector"}
+
+        async def broken(*args: object, **kwargs: object) -> None:
+            raise MemoryError
+
+        monkeypatch.setattr("hubwire_server.tasks.texts.Texts.tokenize", broken)
+        await stream.send("w2", "w3")
+        assert await stream.receive() == {"w2": "error", "w3": "error"}
+        assert await stream.ends_with() == ("INTERNAL", "INTERNAL")
+
+
+async def test_a_worker_that_hangs_before_it_says_hello_is_replaced():
+    sleeper = (sys.executable, "-c", "import time; time.sleep(60)")
+    worker = WorkerOptions(command=sleeper, load_timeout_s=0.3)
+    settings = Settings(models=(ModelArgument(".", "none"),), shutdown_grace_s=0.2)
+    async with running_server(settings, worker=worker) as server:
+        assert server.app.registry.get("none").error.reason == "MODEL_LOAD_FAILED"
+        assert server.app.dispatcher.worker.restarts >= 2
 
 
 async def test_a_stop_with_nothing_to_do_takes_no_grace_and_tells_idle_streams():

@@ -178,3 +178,5 @@ def test_a_stream_that_is_open_when_the_server_stops_hears_of_every_item():
                     threading.Thread(target=lambda: server.on_loop(server.app.stop)).start()
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         assert set(seen.values()) == {"vector", "SHUTTING_DOWN"}
+        # What the server took from the wire it answered, without a gap.
+        assert sorted(map(int, seen)) == list(range(len(seen)))

@@ -142,10 +142,10 @@ class Registry:
             self._released.clear()
             await self._released.wait()
 
-    def check_served(self, model: ReadyModel) -> None:
-        """Raises HubwireError where a stream's model was unloaded or failed since the stream began."""
+    def check_served(self, model: ReadyModel, *, leased: bool = False) -> None:
+        """Raises HubwireError where a model was unloaded or failed since a call began. One that is leased is unloaded only after the call."""
         held = self.find(model.key)
-        if held is None or held.state is ModelState.UNLOADING:
+        if held is None or (held.state is ModelState.UNLOADING and not leased):
             raise _unloading(model.name)
         if held.state is ModelState.FAILED:
             raise _failed(held)

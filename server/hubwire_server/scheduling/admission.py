@@ -18,11 +18,16 @@ _SMOOTHING = 0.2
 """Weight of the newest measurement in the moving average of the throughput."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Permit:
     """The right to have `tokens` tokens in the queue or on the device."""
 
+    admission: Admission
     tokens: int
+
+    def release(self, tokens: int) -> None:
+        """Gives back part of it."""
+        self.admission.release(self, tokens)
 
 
 class Admission:
@@ -35,8 +40,6 @@ class Admission:
         self.limit_tokens = max_waiting_tokens
         self._used = 0
         self._tokens_per_second = 0.0
-        self.wanted_tokens = 0
-        """What a stream waits for. Single calls leave that much room, or they would always slip in first."""
         self.on_release: Callable[[], None] = lambda: None
         """Called whenever tokens are given back, so that a stream that waits for room can try again."""
 
@@ -46,12 +49,12 @@ class Admission:
         return self._used
 
     def has_room(self, tokens: int) -> bool:
-        """Whether a stream may have a permit over so many tokens."""
+        """Whether a permit over so many tokens may be taken."""
         return self._used == 0 or self._used + tokens <= self.limit_tokens
 
     def check(self, tokens: int) -> None:
         """Raises HubwireError with the reason OVERLOADED where the queue is full; its retry_after_ms is when there should be room again."""
-        if not self.has_room(tokens + self.wanted_tokens):
+        if not self.has_room(tokens):
             raise HubwireError(
                 Reason.OVERLOADED,
                 f"the queue holds {self._used} of {self.limit_tokens} tokens; this request has {tokens}",
@@ -62,7 +65,7 @@ class Admission:
     def take(self, tokens: int) -> Permit:
         """A permit, after has_room or check."""
         self._used += tokens
-        return Permit(tokens)
+        return Permit(self, tokens)
 
     def release(self, permit: Permit, tokens: int) -> None:
         """Gives back part of a permit."""

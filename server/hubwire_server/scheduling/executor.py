@@ -30,8 +30,8 @@ class Executor(Protocol):
         ...
 
     def submit(self, items: Sequence[Item], permit: Permit) -> None:
-        """Queues admitted texts. Each sink hears of each of its texts exactly once, unless it is cancelled; at once where the model is
-        gone."""
+        """Queues admitted texts of one key. Each sink hears of each of its texts exactly once, unless it is cancelled; at once where the
+        model is gone."""
         ...
 
     def cancel(self, items: Iterable[Item]) -> None:

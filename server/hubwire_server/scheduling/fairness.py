@@ -31,9 +31,14 @@ class FairShares:
             self._forget_those_behind()
 
     def charge(self, client: str, tokens: int) -> None:
-        """Tokens of this client, which has texts waiting, go to the device. A negative number gives them back."""
+        """Tokens of this client, whose text is still counted as waiting, go to the device."""
         self._served[client] = self.virtual_time(client) + tokens
-        self._now = max(0.0, self._now + tokens / max(1, len(self._waiting)))
+        self._now += tokens / max(1, len(self._waiting))
+
+    def refund(self, client: str, tokens: int) -> None:
+        """Tokens of this client went to the device for nothing. The service's own time never goes back: new clients would overtake old
+        ones."""
+        self._served[client] = self.virtual_time(client) - tokens
 
     def virtual_time(self, client: str) -> float:
         """The less, the sooner the client is served."""

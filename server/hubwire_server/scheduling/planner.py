@@ -139,10 +139,10 @@ class Planner:
     def requeue(self, batch: Batch) -> None:
         """The worker died before it reached this batch: its texts wait again, where they stood."""
         for item in batch.running():
-            self._shares.charge(item.client, -item.tokens)
             item.state = ItemState.WAITING
             self._push(item)
             self._arrived(item)
+            self._shares.refund(item.client, item.tokens)
 
     def retry(self, batch: Batch) -> list[Item]:
         """The worker died while it computed this batch. Returns the texts that are given up.
@@ -255,21 +255,21 @@ class Planner:
             if chosen and tokens + item.tokens > self._limits.tokens:
                 break
             heapq.heappop(clients[client])
-            self._shares.charge(client, item.tokens)
             chosen.append(item)
             tokens += item.tokens
             following = self._head(clients[client])
             if following is None:
                 heapq.heappop(order)
             else:
-                heapq.heapreplace(order, (self._shares.virtual_time(client), following[0], following[1], client))
+                heapq.heapreplace(order, (order[0][0] + item.tokens, following[0], following[1], client))
         kept = similar_lengths(chosen, self._limits.tokens) if key.padded else chosen
+        for item in kept:
+            self._shares.charge(item.client, item.tokens)
         taken = set(map(id, kept))
         for item in chosen:
             if id(item) in taken:
                 self._left(item)
-            else:  # it was looked at, and waits on, uncharged
-                self._shares.charge(item.client, -item.tokens)
+            else:  # it was looked at, and waits on
                 self._push(item)
         return sorted(kept, key=lambda item: item.tokens)
 
@@ -277,6 +277,8 @@ class Planner:
         now = self._clock()
         for _ in range(len(self._retries)):
             batch = self._retries.popleft()
+            if all(item.state is not ItemState.WAITING for item in batch.items):
+                continue
             if not is_ready(batch.key.model):
                 self._retries.append(batch)
                 continue

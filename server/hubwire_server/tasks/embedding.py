@@ -213,6 +213,7 @@ class EmbeddingTask:
                 raise tokenized.too_long_error(index, f"texts[{index}]")
             if spans is not None:
                 _check_answer_size(len(tokenized.batch.ids), plan.format.dimensions)
+            self.registry.check_served(plan.model, leased=True)
             gather = _Gather(plan.model.name, len(texts), tokenized.elapsed_ns)
             items = plan.items(tokenized, range(len(texts)), caller, gather)
             permit = self.executor.admit(len(tokenized.batch.ids))

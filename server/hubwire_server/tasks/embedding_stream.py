@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hubwire_server.errors import HubwireError
+from hubwire_server.errors import HubwireError, Reason
 from hubwire_server.scheduling.item import Item, ItemTiming
 from hubwire_server.tasks.answer import Timings, Usage
 from hubwire_server.tasks.embedding import EmbeddingTask, EmbedPlan
@@ -24,6 +24,8 @@ from hubwire_server.tasks.texts import Caller
 
 WINDOW_TEXTS = 512
 """Enough for several batches of short texts to be on their way, so that the device never waits for the network."""
+MAX_RESPONSE_BYTES = 2_097_152
+"""About as much as one message of results holds: gRPC clients take 4 MiB unless they are told otherwise."""
 CHUNK_TEXTS = 128
 """How many texts of one message are tokenized at a time."""
 
@@ -66,6 +68,7 @@ class EmbedStream:
         self._waiting: dict[int, tuple[Item, StreamResult]] = {}
         self._finished: dict[int, StreamResult] = {}
         self._closed: HubwireError | None = None
+        self._most_results = max(1, MAX_RESPONSE_BYTES // (4 * plan.format.dimensions))
         self._ready = asyncio.Event()
         self._room = asyncio.Event()
         task.streams.add(self)
@@ -144,12 +147,15 @@ class EmbedStream:
                 self._finish(result, error)
             else:
                 good.append((result, text))
+        if not good:
+            return
         unanswered = [result for result, _ in good]
         try:
-            if good:
+            with self._task.registry.lease(self.plan.model):
                 await self._submit(unanswered, [text for _, text in good])
-        except HubwireError as error:
+        except BaseException as raised:
             # Every text that was accepted has its answer, whatever ends the stream.
+            error = raised if isinstance(raised, HubwireError) else HubwireError(Reason.INTERNAL, f"the stream failed: {raised!r}")
             for result in unanswered:
                 if result.sequence not in self._waiting and result.error is None and result.vector is None:
                     self._finish(result, error)
@@ -177,12 +183,11 @@ class EmbedStream:
             self._task.executor.submit(part, permit)
 
     def _take_ready(self) -> list[StreamResult]:
-        if not self._ordered:
-            ready = list(self._finished.values())
-            self._finished.clear()
-            return ready
-        ready = []
-        while (result := self._finished.pop(self._taken + len(ready), None)) is not None:
+        ready: list[StreamResult] = []
+        while self._finished and len(ready) < self._most_results:
+            sequence = self._taken + len(ready) if self._ordered else next(iter(self._finished))
+            if (result := self._finished.pop(sequence, None)) is None:
+                break
             ready.append(result)
         return ready
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Protocol, TypeVar, cast
 
 from hubwire_server._native import NativeError, Tokenizer
-from hubwire_server.errors import HubwireError, Reason
+from hubwire_server.errors import HubwireError, Reason, shutting_down
 from hubwire_server.models.description import LoadedModel, LoadSpec, ModelDescription, Task
 from hubwire_server.models.registry import Model, ModelState, Registry
 from hubwire_server.models.sources import ResolvedModel, check_revision, parse_source, resolve
@@ -166,7 +166,13 @@ class ModelTask:
             raise HubwireError(Reason.MODEL_NOT_FOUND, f'the model "{name}" is being unloaded', field="name", model=name)
         if model.state is not ModelState.FAILED:
             self._registry.set_state(model, ModelState.UNLOADING)
-        await asyncio.shield(self._keep(asyncio.create_task(self._unload(model), name=f"unload {name}")))
+        task = self._keep(asyncio.create_task(self._unload(model), name=f"unload {name}"))
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():  # not the caller, but the server ends
+                raise shutting_down() from None
+            raise
 
     async def close(self, error: HubwireError) -> None:
         """Gives up what is under way."""
@@ -215,7 +221,7 @@ class ModelTask:
         except NativeError as error:
             self._fail(model, steps, HubwireError(Reason.MODEL_NOT_SUPPORTED, f"the tokenizer cannot be read: {error}"))
         except asyncio.CancelledError:
-            steps.put_nowait(model.error or HubwireError(Reason.SHUTTING_DOWN, "the server is shutting down", retry_after_ms=1_000))
+            steps.put_nowait(model.error or shutting_down())
             raise
         except Exception:
             log.exception("loading %s failed", model.name)

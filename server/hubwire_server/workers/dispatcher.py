@@ -28,8 +28,11 @@ from hubwire_server.workers.supervisor import Supervisor, WorkerOptions
 log = logging.getLogger("hubwire.dispatcher")
 
 MAX_IN_FLIGHT = 2
+STREAM_SHARE = 2
+"""Streams have a queue of their own, of half the size: they wait for room in it, while single calls are refused when theirs is full. With
+one queue for both, either would keep the other out."""
 STREAM_PARTS = 16
-"""A stream asks for a sixteenth of the queue at a time."""
+"""A stream asks for a sixteenth of its queue at a time."""
 
 
 @dataclass(eq=False, slots=True)
@@ -58,7 +61,8 @@ class Dispatcher:
         self._limits = limits
         self._planner = Planner(limits("auto"), clock)
         self._admission = Admission(max_waiting_tokens=max_waiting_tokens)
-        self._admission.on_release = self._on_release
+        self._stream_admission = Admission(max_waiting_tokens=max(1, max_waiting_tokens // STREAM_SHARE))
+        self._admission.on_release = self._stream_admission.on_release = self._on_release
         self._released = asyncio.Event()
         self._left = asyncio.Event()
         self._room_turn = asyncio.Lock()
@@ -76,14 +80,14 @@ class Dispatcher:
     @property
     def used_tokens(self) -> int:
         """How many tokens are accepted and not answered."""
-        return self._admission.used_tokens
+        return self._admission.used_tokens + self._stream_admission.used_tokens
 
     # Executor
 
     @property
     def stream_tokens(self) -> int:
         """See Executor."""
-        return max(1, self._admission.limit_tokens // STREAM_PARTS)
+        return max(1, self._stream_admission.limit_tokens // STREAM_PARTS)
 
     def check(self, tokens: int) -> None:
         """See Executor."""
@@ -99,27 +103,22 @@ class Dispatcher:
     async def admit_when_possible(self, tokens: int) -> Permit:
         """See Executor. Callers are served in turn."""
         async with self._room_turn:
-            self._admission.wanted_tokens = tokens
-            try:
-                while self._closed is None and not self._admission.has_room(tokens):
-                    self._released.clear()
-                    await self._released.wait()
-            finally:
-                self._admission.wanted_tokens = 0
+            while self._closed is None and not self._stream_admission.has_room(tokens):
+                self._released.clear()
+                await self._released.wait()
             if self._closed is not None:
                 raise self._closed()
-            return self._admission.take(tokens)
+            return self._stream_admission.take(tokens)
 
     def submit(self, items: Sequence[Item], permit: Permit) -> None:
         """See Executor."""
         for item in items:
             item.permit = permit
-        kept = [item for item in items if self.worker.holds(item.key.model)]
-        self._planner.add(kept)
-        if len(kept) < len(items):
+        if items and not self.worker.holds(items[0].key.model):
             for item in items:
-                if not self.worker.holds(item.key.model):
-                    self._fail(item, HubwireError(Reason.MODEL_NOT_FOUND, "the model was unloaded"))
+                self._fail(item, HubwireError(Reason.MODEL_NOT_FOUND, "the model was unloaded"))
+            return
+        self._planner.add(items)
         self._pump()
 
     def cancel(self, items: Iterable[Item]) -> None:
@@ -129,7 +128,7 @@ class Dispatcher:
 
     async def idle(self) -> None:
         """Returns once nothing is accepted and unanswered."""
-        await self._until(lambda: self._admission.used_tokens == 0 and not self._in_flight)
+        await self._until(lambda: self.used_tokens == 0 and not self._in_flight)
 
     def close(self, error: Callable[[], HubwireError]) -> None:
         """Answers everything that waits or runs with an error, and whatever comes after it."""
@@ -270,7 +269,7 @@ class Dispatcher:
         """Gives the tokens of a text back, once."""
         if item.permit is not None and item.state is ItemState.DONE:
             permit, item.permit = item.permit, None
-            self._admission.release(permit, item.tokens)
+            permit.release(item.tokens)
 
     async def _until(self, holds: Callable[[], bool]) -> None:
         """Waits for something that can only change when a text leaves."""

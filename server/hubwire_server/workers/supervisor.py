@@ -194,6 +194,7 @@ class Supervisor:
         self._lost.clear()
         self._asked.clear()
         self._greeted = False
+        self._doing_since_ns = self._clock()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             try:
@@ -227,11 +228,12 @@ class Supervisor:
         """Kills a worker that hangs."""
         while True:
             await asyncio.sleep(WATCHDOG_SECONDS)
-            if not self._asked or self._process is None:
+            if self._process is None or (self._greeted and not self._asked):
                 continue
-            limit_s = self._options.load_timeout_s if self._asked[0].load else self._options.hang_timeout_s
+            computing = self._greeted and not self._asked[0].load
+            limit_s = self._options.hang_timeout_s if computing else self._options.load_timeout_s
             if (self._clock() - self._doing_since_ns) / 1e9 > limit_s:
-                what = "a model has been loading" if self._asked[0].load else "a batch has been computed"
+                what = "a batch has been computed" if computing else "the worker has been starting, or loading a model,"
                 log.error("%s for more than %.1f s: the worker is killed", what, limit_s)
                 self._doing_since_ns = self._clock()
                 self._process.kill()

@@ -163,6 +163,48 @@ def test_a_client_with_a_history_is_not_overtaken_by_new_ones_without_end(planne
     assert batch < 20
 
 
+def test_texts_that_are_looked_at_and_put_back_cost_their_clients_nothing(clock):
+    """A padded backend takes what has similar lengths: a long text of an old client must not wait behind short ones of new clients for
+    ever."""
+    planner = Planner(BatchLimits(tokens=200, texts=16), clock)
+    planner.add([text(10, client="old", key=PADDED)])
+    take(planner)
+    long = text(90, client="old", key=PADDED)
+    planner.add([long])
+    for number in range(50):
+        planner.add([text(10, client=f"new {number} {index}", key=PADDED) for index in range(9)])
+        if long in take(planner):
+            break
+    assert number < 20
+
+
+def test_the_services_own_time_never_goes_back(planner):
+    times = []
+    planner.add([text(40, client=name) for name in "abc" for _ in range(5)])
+    for _ in range(4):
+        batch, _ = planner.next_batch()
+        times.append(planner._shares._now)
+        planner.requeue(batch)
+        times.append(planner._shares._now)
+    assert times == sorted(times)
+
+
+def test_a_requeued_batch_is_not_charged_to_its_client(planner):
+    planner.add([text(50, client="unlucky"), text(50, client="unlucky")])
+    batch, _ = planner.next_batch()
+    planner.requeue(batch)
+    planner.add([text(50, client="other") for _ in range(4)])
+    assert take(planner) == batch.items
+
+
+def test_retries_whose_model_is_gone_are_let_go_of(planner):
+    planner.add([text(10), text(10)])
+    planner.retry(planner.next_batch()[0])
+    planner.drop_model("m")
+    assert planner.next_batch(lambda model: False) == (None, [])
+    assert len(planner._retries) == 0
+
+
 def test_clients_that_are_gone_cost_no_memory(planner):
     for number in range(2_000):
         planner.add([text(60, client=f"client {number}"), text(60, client=f"neighbour {number}")])
