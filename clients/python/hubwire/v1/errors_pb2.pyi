@@ -98,7 +98,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_OUTPUT_NOT_FINITE: _ErrorReason.ValueType  # 24
     """ERROR_REASON_OUTPUT_NOT_FINITE: INTERNAL, not retryable. The model gave a NaN or an infinity for this text. Another dtype often helps."""
     ERROR_REASON_SHUTTING_DOWN: _ErrorReason.ValueType  # 25
-    """ERROR_REASON_SHUTTING_DOWN: UNAVAILABLE, retryable. The server is draining and takes no new work. Call another server, or wait."""
+    """ERROR_REASON_SHUTTING_DOWN: UNAVAILABLE, retryable. The server is stopping, and the time that it gave to what it had accepted is over. Call another
+    server, or wait.
+    """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 26
     """ERROR_REASON_INTERNAL: INTERNAL, not retryable. A defect of the server. The message is fixed; the server's log has the rest under the id in metadata `error_id`."""
 
@@ -168,7 +170,9 @@ ERROR_REASON_WORKER_CRASHED: ErrorReason.ValueType  # 23
 ERROR_REASON_OUTPUT_NOT_FINITE: ErrorReason.ValueType  # 24
 """ERROR_REASON_OUTPUT_NOT_FINITE: INTERNAL, not retryable. The model gave a NaN or an infinity for this text. Another dtype often helps."""
 ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 25
-"""ERROR_REASON_SHUTTING_DOWN: UNAVAILABLE, retryable. The server is draining and takes no new work. Call another server, or wait."""
+"""ERROR_REASON_SHUTTING_DOWN: UNAVAILABLE, retryable. The server is stopping, and the time that it gave to what it had accepted is over. Call another
+server, or wait.
+"""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 26
 """ERROR_REASON_INTERNAL: INTERNAL, not retryable. A defect of the server. The message is fixed; the server's log has the rest under the id in metadata `error_id`."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
