@@ -28,8 +28,6 @@ log = logging.getLogger("hubwire")
 
 TASK_SERVICES = {embedding.NAME: Task.EMBEDDING}
 OTHER_SERVICES = (model.NAME,)
-
-
 LAST_ANSWERS_SECONDS = 1.0
 """How long the last statuses may take to be written, before what is still open is cancelled."""
 

@@ -30,6 +30,11 @@ def test_a_server_whose_model_is_ready_serves(server, service):
     assert check(server.channel, service) == SERVING
 
 
+def test_every_status_comes_in_one_list(server):
+    answer = health_pb2_grpc.HealthStub(server.channel).List(health_pb2.HealthListRequest(), timeout=5)
+    assert {name: status.status for name, status in answer.statuses.items()} == dict.fromkeys(["", EMBEDDING, MODEL], SERVING)
+
+
 def test_an_unknown_service_is_not_found(server):
     with pytest.raises(grpc.RpcError) as caught:
         check(server.channel, "nothing")

@@ -41,7 +41,10 @@ class HealthService:
         watch = grpc.unary_stream_rpc_method_handler(
             self._servicer.Watch, health_pb2.HealthCheckRequest.FromString, health_pb2.HealthCheckResponse.SerializeToString
         )
-        return grpc.method_handlers_generic_handler(NAME, {"Check": check, "Watch": watch})
+        list_all = grpc.unary_unary_rpc_method_handler(
+            self._list, health_pb2.HealthListRequest.FromString, health_pb2.HealthListResponse.SerializeToString
+        )
+        return grpc.method_handlers_generic_handler(NAME, {"Check": check, "List": list_all, "Watch": watch})
 
     def statuses(self) -> dict[str, Any]:
         """The status of "" and of each service."""
@@ -59,6 +62,11 @@ class HealthService:
         change = asyncio.create_task(self.update())
         self._changes.add(change)
         change.add_done_callback(self._changes.discard)
+
+    async def _list(self, request: Any, context: Any) -> Any:
+        """Health.List, which the library's servicer lacks."""
+        statuses = {name: health_pb2.HealthCheckResponse(status=status) for name, status in self.statuses().items()}
+        return health_pb2.HealthListResponse(statuses=statuses)
 
     async def stop(self) -> None:
         """Says NOT_SERVING from now on, whatever happens."""
