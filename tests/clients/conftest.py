@@ -98,6 +98,8 @@ class FakeServer:
     """What a stream ends with after its first message of items."""
     gate: threading.Event = field(default_factory=threading.Event)
     """A stream reads items only while this is set. It is, at first."""
+    item_failure: status_pb2.Status | None = None
+    """How every item of a stream is answered, where it is set."""
     silent: bool = False
     """A stream ends without answering."""
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -159,6 +161,8 @@ class Embedding(embedding_pb2_grpc.EmbeddingServiceServicer):
         finished.append(True)
 
     def _result(self, item, options):
+        if self.fake.item_failure is not None:
+            return embedding_pb2.StreamEmbedResult(id=item.id, error=self.fake.item_failure)
         if not item.text:
             return embedding_pb2.StreamEmbedResult(
                 id=item.id, error=make_status(code_pb2.INVALID_ARGUMENT, "text has no characters", "TEXT_EMPTY", field="text")
@@ -207,7 +211,7 @@ class Health(health_pb2_grpc.HealthServicer):
     def Check(self, request, context):
         self.fake.begin(request, context)
         if request.service == "unknown":
-            context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+            context.abort(grpc.StatusCode.NOT_FOUND, "")  # grpc_health sends no words either
         serving = request.service != "resting"
         return health_pb2.HealthCheckResponse(
             status=health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING

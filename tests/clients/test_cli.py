@@ -22,10 +22,13 @@ from hubwire._version import __version__
 from hubwire.cli import main
 from hubwire.v1 import common_pb2, embedding_pb2, model_pb2
 
+COMMANDS = ["serve", "embed", "models", "health"]
+
 
 @pytest.fixture(autouse=True)
 def address(fake, monkeypatch):
     monkeypatch.setenv("HUBWIRE_ADDRESS", fake.address)
+    monkeypatch.setenv("GRPC_VERBOSITY", "NONE")  # as the command sets it where it is not set: so that it is undone
 
 
 @pytest.fixture
@@ -43,7 +46,9 @@ def hubwire(fake):
     """A function that runs the command in a process of its own."""
 
     def run(*arguments, text=b""):
-        done = subprocess.run([sys.executable, "-W", "error", "-m", "hubwire", *arguments], input=text, capture_output=True, check=False)
+        environment = {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"}
+        command = [sys.executable, "-W", "error", "-m", "hubwire", *arguments]
+        done = subprocess.run(command, input=text, capture_output=True, check=False, env=environment)
         assert b"Traceback" not in done.stderr
         return done.returncode, done.stdout.decode(), done.stderr.decode()
 
@@ -68,8 +73,19 @@ def error_line(capsys):
 
 def test_help_names_every_command(capsys):
     assert main(["--help"]) == 0
-    out = capsys.readouterr().out
-    assert all(command in out for command in ("serve", "embed", "models", "health"))
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[0] for line in lines if line and line[0] in COMMANDS] == COMMANDS
+    assert all(len(line) > 2 for line in lines if line and line[0] in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(capsys, installed_server, command):
+    code = main([command, "--help"])
+    if command == "serve":
+        assert (code, installed_server.calls) == (7, [["--help"]])
+    else:
+        assert code == 0
+        assert capsys.readouterr().out.startswith(f"usage: hubwire {command} ")
 
 
 def test_the_version_is_printed(capsys):
@@ -92,12 +108,65 @@ def test_the_version_is_printed(capsys):
         pytest.param(["models", "get"], id="a model without a name"),
         pytest.param(["models", "paint"], id="an unknown action"),
         pytest.param(["health", "now"], id="an argument too many"),
+        pytest.param(["embed", "-", "y"], id="stdin and a text"),
+        pytest.param(["embed", "y", "-"], id="a text and stdin"),
+        pytest.param(["models", "load", "a=org/model", "--name", "b"], id="two names"),
+        pytest.param(["models", "load", "org/model@v1", "--revision", "v2"], id="two revisions"),
+        pytest.param(["models", "load", "=org/model"], id="an empty name"),
+        pytest.param(["models", "load", "a="], id="an empty source"),
+        *(
+            pytest.param(["health", "--address", address], id=f"the address {address!r}")
+            for address in [
+                "",
+                "localhost",
+                ":50051",
+                "localhost:",
+                "localhost:0",
+                "localhost:65536",
+                "localhost:port",
+                "localhost:\u0663",
+                "::1:50051",
+                "[]:50051",
+                "unix:",
+                "http://localhost:50051",
+                "dns:///localhost:50051",
+            ]
+        ),
     ],
 )
 def test_wrong_usage_is_2(capsys, fake, arguments):
     assert main(arguments) == 2
     assert "error: " in capsys.readouterr().err
     assert not fake.requests
+
+
+@pytest.mark.parametrize(
+    ("address", "hint"),
+    [
+        ("http://localhost:50051/", "(hint: leave http:// out, as in localhost:50051)"),
+        ("https://localhost:50051", "(hint: leave https:// out, as in localhost:50051, and --tls to encrypt)"),
+    ],
+)
+def test_a_url_is_no_address_but_holds_one(capsys, address, hint):
+    assert main(["health", "--address", address]) == 2
+    assert hint in capsys.readouterr().err
+
+
+def test_an_environment_without_an_address_is_wrong_usage(capsys, monkeypatch):
+    monkeypatch.setenv("HUBWIRE_ADDRESS", "somewhere")
+    assert main(["health"]) == 2
+    assert "HUBWIRE_ADDRESS must be HOST:PORT or unix:PATH, not 'somewhere'" in capsys.readouterr().err
+
+
+def test_an_option_wins_over_an_environment_without_an_address(fake, monkeypatch):
+    monkeypatch.setenv("HUBWIRE_ADDRESS", "somewhere")
+    assert main(["health", "--address", fake.address]) == 0
+
+
+@pytest.mark.parametrize("address", ["[::1]:1", "unix:/nowhere/socket", "localhost:1"])
+def test_other_addresses_are_tried(capsys, address):
+    assert main(["models", "--timeout", "0.5", "--address", address]) == 1
+    assert address in error_line(capsys)
 
 
 def test_no_text_on_a_terminal_is_wrong_usage(capsys, monkeypatch):
@@ -160,6 +229,28 @@ def test_a_line_that_fails_fails_the_command_and_no_other_line(capsys, stdin):
         "hubwire: line 2: text has no characters [TEXT_EMPTY]",
         "hubwire: 1 of 3 texts failed (hint: leave empty texts out)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "details"),
+    [
+        pytest.param("NOT_FOUND", "MODEL_NOT_FOUND", {"field": "text", "model": "small"}, id="the model is gone"),
+        pytest.param("UNAVAILABLE", "MODEL_NOT_READY", {"field": "text", "retry_after_s": 1}, id="the model is not ready"),
+        pytest.param("RESOURCE_EXHAUSTED", "OVERLOADED", {"field": "text", "retry_after_s": 1}, id="the server is busy"),
+        pytest.param("INVALID_ARGUMENT", "OPTION_NOT_SUPPORTED", {"field": "options.options.pooling"}, id="an option"),
+        pytest.param("INTERNAL", "INTERNAL", {}, id="no field"),
+    ],
+)
+def test_what_fails_every_line_is_said_once(capsys, fake, stdin, status, code, reason, details):
+    fake.item_failure = status(code_pb2.Code.Value(code), "text: it cannot be", reason, **details)
+    stdin("one\ntwo\nthree\n")
+    assert main(["embed"]) == 1
+    out, err = capsys.readouterr()
+    said, counted = err.splitlines()
+    assert out == ""
+    assert said.startswith("hubwire: text: it cannot be")
+    assert said.endswith(f"[{reason}]")
+    assert counted.startswith("hubwire: 3 of 3 texts failed")
 
 
 def test_a_line_that_fails_is_a_result_in_json(capsys, stdin):
@@ -237,6 +328,25 @@ def test_unloading_says_so(capsys, fake):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "source", "name", "revision"),
+    [
+        ("org/model", "org/model", "", ""),
+        ("mine=org/model", "org/model", "mine", ""),
+        ("mine=org/model@v2", "org/model", "mine", "v2"),
+        ("org/model@v2 --name mine", "org/model", "mine", "v2"),
+        ("mine=org/model --revision v2", "org/model", "mine", "v2"),
+        ("./a=b@c", "./a=b@c", "", ""),
+        ("mine=/a=b@c", "/a=b@c", "mine", ""),
+        ("mine=package:name/folder@c", "package:name/folder@c", "mine", ""),
+        ("~/models/a@b", "~/models/a@b", "", ""),
+    ],
+)
+def test_a_source_is_written_as_for_the_server(fake, arguments, source, name, revision):
+    assert main(["models", "load", *arguments.split()]) == 0
+    assert fake.requests == [model_pb2.LoadModelRequest(source=source, name=name, revision=revision)]
+
+
+@pytest.mark.parametrize(
     ("arguments", "code", "out"),
     [
         pytest.param(["health"], 0, "SERVING\n", id="serving"),
@@ -260,7 +370,7 @@ def test_health_is_0_only_where_it_serves(capsys, arguments, code, out):
             id="an unknown model",
         ),
         pytest.param(["models", "load", "org/broken"], "no weights [MODEL_LOAD_FAILED]", id="a load that fails"),
-        pytest.param(["health", "--service", "unknown"], "unknown service [NOT_FOUND]", id="the health of nothing"),
+        pytest.param(["health", "--service", "unknown"], "the server knows no service unknown [NOT_FOUND]", id="the health of nothing"),
     ],
 )
 def test_errors_are_one_line_and_1(capsys, arguments, line):
@@ -284,6 +394,12 @@ def test_no_server_is_an_error_with_a_hint(hubwire, closed_port):
     code, out, err = hubwire("health", "--address", closed_port)
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert err.endswith(f"(hint: is a server running at {closed_port}? 'hubwire serve' starts one)\n")
+
+
+def test_tls_with_a_server_that_speaks_none_is_one_line(hubwire):
+    code, out, err = hubwire("health", "--tls")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.endswith("speaks no TLS, or not of a version that this client knows: try without --tls)\n")
 
 
 def test_json_from_a_process_is_read_back(hubwire):

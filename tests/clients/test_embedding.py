@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import hubwire
-from hubwire import _decode, _requests, _types
+from hubwire import _decode, _names, _requests
 from hubwire.v1 import common_pb2, embedding_pb2
 
 DIMENSIONS = 10
@@ -52,12 +52,47 @@ def test_texts_may_be_any_iterable(client):
     assert client.embed(text for text in TEXTS).shape == (len(TEXTS), DIMENSIONS)
 
 
-@pytest.mark.parametrize("texts", ["one text", b"bytes", bytearray(b"bytes")])
+async def _async_texts():
+    yield "one"
+
+
+@pytest.mark.parametrize(
+    ("texts", "advice"),
+    [
+        pytest.param("one text", r"pass \[text\]", id="a str"),
+        pytest.param(b"bytes", r"pass \[text\]", id="bytes"),
+        pytest.param(bytearray(b"bytes"), r"pass \[text\]", id="a bytearray"),
+        pytest.param(None, "an iterable of texts, not NoneType", id="nothing"),
+        pytest.param(3, "an iterable of texts, not int", id="a number"),
+        pytest.param({"one", "two"}, "a set, which has no order: pass a list", id="a set"),
+        pytest.param(frozenset({"one"}), "a frozenset, which has no order", id="a frozenset"),
+        pytest.param({"id": "one"}, r"not a dict: pass its (values|items)\(\)", id="a dict"),
+    ],
+)
 @pytest.mark.parametrize("method", ["embed", "embed_tokens", "stream_embed"])
-def test_one_bare_text_is_refused_with_advice(client, fake, method, texts):
-    with pytest.raises(TypeError, match=r"pass \[text\]"):
+def test_what_is_no_list_of_texts_is_refused_with_advice(client, fake, method, texts, advice):
+    with pytest.raises(TypeError, match=advice):
         getattr(client, method)(texts)
     assert not fake.requests
+
+
+@pytest.mark.parametrize("method", ["embed", "embed_tokens"])
+def test_an_async_iterable_is_for_streams(client, fake, method):
+    with pytest.raises(TypeError, match=r"hubwire\.aio\.Client\.stream_embed takes those"):
+        getattr(client, method)(_async_texts())
+    assert not fake.requests
+
+
+def test_an_async_iterable_is_for_the_asyncio_client(fake):
+    with hubwire.Client(fake.address) as client, pytest.raises(TypeError, match=r"hubwire\.aio\.Client\.stream_embed takes those"):
+        client.stream_embed(_async_texts())
+
+
+def test_the_order_of_a_dict_is_an_order(client):
+    texts = {"a": "one", "b": "two"}
+    assert client.embed(texts.values()).shape == (2, DIMENSIONS)
+    assert client.embed(dict.fromkeys(texts.values()).keys()).shape == (2, DIMENSIONS)
+    assert {name for name, _ in client.stream_embed(texts.items())} == {"a", "b"}
 
 
 @pytest.mark.parametrize(
@@ -93,14 +128,14 @@ def test_options_reach_the_server(client, fake, method, options, message):
 
 
 def test_every_pooling_name_is_the_name_of_the_contract():
-    names = {"POOLING_" + name.upper() for name in get_args(_types.PoolingName)}
+    names = {"POOLING_" + name.upper() for name in get_args(_names.PoolingName)}
     assert names == set(embedding_pb2.Pooling.keys()) - {"POOLING_UNSPECIFIED"}
-    for name in get_args(_types.PoolingName):
+    for name in get_args(_names.PoolingName):
         assert _requests.embed_options(pooling=name).pooling == embedding_pb2.Pooling.Value("POOLING_" + name.upper())
 
 
 def test_every_encoding_can_be_sent_and_read():
-    for name in get_args(_types.EncodingName):
+    for name in get_args(_names.EncodingName):
         assert name in _decode._DTYPES
         assert _requests.embed_options(encoding=name).encoding
 
@@ -117,6 +152,17 @@ def test_every_encoding_can_be_sent_and_read():
         pytest.param({"dimensions": 1.5}, TypeError, "dimensions must be an int", id="dimensions that are no int"),
         pytest.param({"dimensions": True}, TypeError, "dimensions must be an int", id="dimensions that are a bool"),
         pytest.param({"timeout_s": -1}, ValueError, "timeout_s must be 0 or more", id="a negative timeout"),
+        pytest.param({"timeout_s": float("nan")}, ValueError, "timeout_s must be 0 or more", id="a timeout of NaN"),
+        pytest.param({"timeout_s": "3"}, TypeError, "timeout_s must be a number of seconds or None, not '3'", id="a timeout of text"),
+        pytest.param({"model": 3}, TypeError, "model must be a str, not int", id="a model that is no text"),
+        pytest.param({"model": None}, TypeError, "model must be a str, not NoneType", id="no model"),
+        pytest.param({"normalize": "yes"}, TypeError, "normalize must be True or False, not 'yes'", id="normalize that is no bool"),
+        pytest.param({"pooling": 3}, TypeError, "pooling must be one of mean, max", id="a pooling that is no text"),
+        pytest.param({"encoding": ["int8"]}, TypeError, "encoding must be one of float32", id="a list of encodings"),
+        pytest.param({"truncate": 1}, TypeError, "truncate must be one of right, left", id="truncate that is a number"),
+        pytest.param({"prompt": 3}, TypeError, "prompt must be a str", id="a prompt that is no text"),
+        pytest.param({"prompt_name": 3}, TypeError, "prompt_name must be a str", id="a prompt name that is no text"),
+        pytest.param({"prompt": "\ud800"}, ValueError, "prompt cannot be sent", id="a prompt with a lone surrogate"),
     ],
 )
 @pytest.mark.parametrize("method", ["embed", "stream_embed"])
@@ -129,6 +175,19 @@ def test_wrong_arguments_are_refused_before_anything_is_sent(client, fake, metho
 def test_a_text_that_is_no_text_is_named(client):
     with pytest.raises(TypeError, match=r"texts\[1\] must be a str, not NoneType"):
         client.embed(["one", None])
+
+
+@pytest.mark.parametrize("method", ["embed", "embed_tokens"])
+def test_a_text_that_utf8_cannot_hold_is_named(client, fake, method):
+    with pytest.raises(ValueError, match=r"^texts\[1\] cannot be sent: its character 3 is the lone surrogate U\+D800$"):
+        getattr(client, method)(["one", "tw\xf6\ud800"])
+    assert not fake.requests
+
+
+def test_numpys_bool_is_a_bool(client, fake):
+    client.embed(["one"], normalize=np.bool_(False))
+    assert fake.requests[0].options.HasField("normalize")
+    assert not fake.requests[0].options.normalize
 
 
 def test_tokens_carry_ids_spans_and_mask(client, fake, numbers):
@@ -209,7 +268,7 @@ def test_an_answer_that_breaks_the_contract_is_an_internal_error(decode):
 
 def test_no_tokens_and_no_texts_are_empty_arrays():
     response = embedding_pb2.EmbedTokensResponse(embeddings=[{}], dimensions=4)
-    for encoding, width in zip(get_args(_types.EncodingName), itertools.chain([4, 4, 4, 1]), strict=True):
+    for encoding, width in zip(get_args(_names.EncodingName), itertools.chain([4, 4, 4, 1]), strict=True):
         (tokens,) = _decode.token_embeddings(response, encoding, 1)
         assert tokens.vectors.shape == (0, width)
         assert tokens.spans.shape == (0, 2)
@@ -221,5 +280,8 @@ def test_the_client_names_itself_and_sends_metadata(connect, fake):
     assert fake.metadata["authorization"] == "Bearer secret"
 
 
-def test_answers_above_grpcs_default_limit_arrive(client):
-    assert client.embed(["a"] * 3, dimensions=1_000_000).nbytes == 12_000_000
+def test_answers_above_grpcs_default_limit_arrive(client, numbers):
+    texts = ["a", "b", "c"]
+    vectors = client.embed(texts, dimensions=1_000_000)
+    assert vectors.nbytes == 12_000_000
+    np.testing.assert_array_equal(vectors, np.stack([numbers(text, 1_000_000) for text in texts]))

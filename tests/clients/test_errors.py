@@ -145,8 +145,25 @@ def test_errors_survive_a_process_boundary(status):
     assert str(copy) == str(error)
 
 
-def test_an_error_with_no_message_still_says_something():
-    assert str(errors.from_status(status_pb2.Status(code=code_pb2.INTERNAL))) == "no message [INTERNAL]"
+@pytest.mark.parametrize("code", list(grpc.StatusCode), ids=lambda code: code.name)
+def test_an_error_with_no_message_still_says_something(code):
+    for error in (errors.from_rpc_error(rpc_error(code)), errors.from_status(status_pb2.Status(code=code.value[0]))):
+        assert len(error.message.split()) >= 4
+        assert str(error) == f"{error.message} [{error.code.name}]"
+
+
+@pytest.mark.parametrize(
+    ("message", "field", "line"),
+    [
+        pytest.param("the text is empty", "texts[1]", "the text is empty, at texts[1] [TEXT_EMPTY]", id="the field is named"),
+        pytest.param("texts[1] is empty", "texts[1]", "texts[1] is empty [TEXT_EMPTY]", id="not twice"),
+        pytest.param("the text is empty", "text", "the text is empty [TEXT_EMPTY]", id="the text of an item is the text"),
+        pytest.param("the text is empty", "", "the text is empty [TEXT_EMPTY]", id="no field"),
+    ],
+)
+def test_an_error_says_where(status, message, field, line):
+    error = errors.from_status(status(code_pb2.INVALID_ARGUMENT, message, "TEXT_EMPTY", field=field))
+    assert (str(error), error.message, error.field) == (line, message, field)
 
 
 def test_a_call_under_way_when_the_client_closes_is_cancelled(fake):

@@ -116,5 +116,5 @@ def test_health_is_the_name_of_the_status(client, service, status):
 
 
 def test_the_health_of_an_unknown_service_is_not_found(client):
-    with pytest.raises(hubwire.NotFoundError):
+    with pytest.raises(hubwire.NotFoundError, match=r"^the server knows no service unknown \[NOT_FOUND\]$"):
         client.health("unknown")

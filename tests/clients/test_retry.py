@@ -84,6 +84,8 @@ def test_without_a_timeout_there_is_no_deadline():
 def test_less_than_one_attempt_is_refused(fake, max_attempts):
     with pytest.raises(ValueError, match="max_attempts must be 1 or more"):
         hubwire.Client(fake.address, max_attempts=max_attempts)
+    with pytest.raises(TypeError, match="max_attempts must be an int"):
+        hubwire.Client(fake.address, max_attempts=str(max_attempts))
 
 
 def test_a_call_waits_as_long_as_the_server_says(client, fake, status):

@@ -216,14 +216,16 @@ def test_an_item_that_is_no_text_is_a_type_error(client, item):
 
 
 def test_a_text_that_utf8_cannot_hold_is_a_value_error(client):
-    with pytest.raises(UnicodeEncodeError):
-        list(client.stream_embed(["a", "\udcff"]))
+    with pytest.raises(ValueError, match=r"^item 1 cannot be sent: its character 2 is the lone surrogate U\+DCFF$"):
+        list(client.stream_embed(["a", "ab\udcff"]))
 
 
 @pytest.mark.parametrize("option", ["batch_size", "max_in_flight"])
 def test_a_window_of_nothing_is_refused(client, option):
     with pytest.raises(ValueError, match=f"{option} must be 1 or more"):
         client.stream_embed(["a"], **{option: 0})
+    with pytest.raises(TypeError, match=f"{option} must be an int"):
+        client.stream_embed(["a"], **{option: "7"})
 
 
 def test_an_error_of_the_stream_is_raised(client, fake, status):

@@ -19,7 +19,8 @@ from hubwire._version import __version__
 if TYPE_CHECKING:
     from hubwire import aio, errors, v1
     from hubwire._client import Client
-    from hubwire._types import EncodingName, PoolingName, TokenEmbeddings, TruncationSideName
+    from hubwire._names import EncodingName, PoolingName, TruncationSideName
+    from hubwire._types import TokenEmbeddings
     from hubwire.errors import (
         AlreadyExistsError,
         CallCancelledError,
@@ -69,10 +70,10 @@ __all__ = [
 
 _HOMES = {
     "Client": "hubwire._client",
-    "EncodingName": "hubwire._types",
-    "PoolingName": "hubwire._types",
+    "EncodingName": "hubwire._names",
+    "PoolingName": "hubwire._names",
     "TokenEmbeddings": "hubwire._types",
-    "TruncationSideName": "hubwire._types",
+    "TruncationSideName": "hubwire._names",
 }
 
 # What hubwire.v1 holds once it is used, as in hubwire.v1.model_pb2.Model: its own __init__ imports nothing.

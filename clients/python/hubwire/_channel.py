@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import grpc
 import grpc.aio
 
+from hubwire._arguments import check_address, check_flag, check_metadata
 from hubwire._version import __version__
 
 OPTIONS: tuple[tuple[str, int | str], ...] = (
@@ -34,11 +34,14 @@ class Connection:
     address: str
     tls: bool = False
     credentials: grpc.ChannelCredentials | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
-        if not self.address:
-            raise ValueError("address is empty: pass 'host:port', or 'unix:/path'")
+        check_address(self.address)
+        check_flag("tls", self.tls)
+        check_metadata(self.metadata)
+        if not isinstance(self.credentials, grpc.ChannelCredentials | None):
+            raise TypeError(f"credentials must be a grpc.ChannelCredentials, not {type(self.credentials).__name__}")
 
     def open(self) -> grpc.Channel:
         """A channel for grpc. Nothing is sent before the first call."""
@@ -56,16 +59,9 @@ class Connection:
 
     def call_metadata(self) -> tuple[tuple[str, str], ...]:
         """What goes along with every call."""
-        return tuple((key.lower(), value) for key, value in self.metadata.items())
+        return tuple(check_metadata(self.metadata).items())
 
     def _credentials(self) -> grpc.ChannelCredentials | None:
         if self.credentials is None and self.tls:
             return grpc.ssl_channel_credentials()
         return self.credentials
-
-
-def check_timeout(timeout_s: float | None) -> float | None:
-    """A timeout in the form that grpc takes, where None is no limit. Raises ValueError for a negative one."""
-    if timeout_s is not None and not timeout_s >= 0:
-        raise ValueError(f"timeout_s must be 0 or more seconds, not {timeout_s}")
-    return None if timeout_s is None or timeout_s == math.inf else timeout_s

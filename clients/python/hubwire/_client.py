@@ -12,22 +12,14 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from hubwire import _decode, _requests, errors
-from hubwire._channel import Connection, check_timeout
+from hubwire._arguments import check_callback, check_items, check_text, check_timeout
+from hubwire._channel import Connection
+from hubwire._names import EncodingName, FloatEncoding, PoolingName, TruncationSideName
 from hubwire._pages import ModelPages
 from hubwire._retry import Attempts, RetryPolicy
-from hubwire._stream import IdT, StreamWindow, check_items
+from hubwire._stream import IdT, StreamWindow
 from hubwire._sync_feed import Feed
-from hubwire._types import (
-    EmbedOptions,
-    EncodingName,
-    FloatEncoding,
-    Matrix,
-    PackedMatrix,
-    PoolingName,
-    StreamOptions,
-    TokenEmbeddings,
-    TruncationSideName,
-)
+from hubwire._types import EmbedOptions, Matrix, PackedMatrix, StreamOptions, TokenEmbeddings
 from hubwire.v1 import embedding_pb2, embedding_pb2_grpc, model_pb2, model_pb2_grpc
 
 _Request = TypeVar("_Request")
@@ -40,7 +32,8 @@ class Client:
         with hubwire.Client("127.0.0.1:50051") as client:
             vectors = client.embed(["a text", "another"])    # (2, dimensions) float32
 
-    Every method raises a HubwireError where the call fails, and TypeError or ValueError for wrong arguments before anything is sent.
+    Every method raises a HubwireError where the call fails, and TypeError or ValueError for wrong arguments, and ValueError for a client
+    that is closed, before anything is sent.
 
     Unary calls are repeated, within their timeout, where the server names a delay after which to call again, and where it is UNAVAILABLE
     and the call may safely run twice (every method but unload_model). health is asked once, since it reports the present. Streams
@@ -67,9 +60,10 @@ class Client:
             credentials: encrypt with these credentials of grpc; `tls` is then not needed.
             metadata: sent along with every call, as in {"authorization": "Bearer ..."}.
         """
+        self._closed = False
         self._timeout_s = check_timeout(timeout_s)
         self._policy = RetryPolicy(max_attempts=max_attempts)
-        connection = Connection(address=address, tls=tls, credentials=credentials, metadata=metadata or {})
+        connection = Connection(address=address, tls=tls, credentials=credentials, metadata=metadata)
         self._metadata = connection.call_metadata()
         self._channel = connection.open()
         self._embedding = embedding_pb2_grpc.EmbeddingServiceStub(self._channel)
@@ -77,13 +71,15 @@ class Client:
         self._health = health_pb2_grpc.HealthStub(self._channel)
 
     def __enter__(self) -> Self:
+        self._check_open()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
 
     def close(self) -> None:
-        """Close the connection. Calls that are under way end with CallCancelledError."""
+        """Close the connection. Calls that are under way end with CallCancelledError; later ones raise ValueError."""
+        self._closed = True
         self._channel.close()
 
     @overload
@@ -192,7 +188,8 @@ class Client:
             (id, vector): (dimensions,) float32, or for "binary" (ceil(dimensions / 8),) uint8; or (id, error) where this one text failed: a
             HubwireError that is handed over, not raised, and does not end the stream.
         """
-        check_items(items)
+        self._check_open()
+        items = check_items(items)
         options = _requests.embed_options(
             pooling=pooling,
             normalize=normalize,
@@ -242,7 +239,7 @@ class Client:
 
     def get_model(self, name: str, *, timeout_s: float | None = None) -> model_pb2.Model:
         """One model, as a hubwire.v1.model_pb2.Model message. An unknown name raises NotFoundError."""
-        return _decode.model(self._unary(self._models.GetModel, model_pb2.GetModelRequest(name=name), timeout_s))
+        return _decode.model(self._unary(self._models.GetModel, model_pb2.GetModelRequest(name=check_text("name", name)), timeout_s))
 
     def load_model(
         self,
@@ -266,7 +263,8 @@ class Client:
             The model as served, a hubwire.v1.model_pb2.Model message.
         """
         request = _requests.load_model(source, name, revision)
-        report = _requests.check_callback("on_progress", on_progress)
+        report = check_callback("on_progress", on_progress)
+        self._check_open()
         call = self._models.LoadModel(request, timeout=check_timeout(timeout_s), metadata=self._metadata)
         response = model_pb2.LoadModelResponse()
         try:
@@ -280,7 +278,7 @@ class Client:
 
     def unload_model(self, name: str, *, timeout_s: float | None = None) -> None:
         """Stop serving a model. Returns once its last accepted request was answered and its memory is free."""
-        self._unary(self._models.UnloadModel, model_pb2.UnloadModelRequest(name=name), timeout_s, idempotent=False)
+        self._unary(self._models.UnloadModel, model_pb2.UnloadModelRequest(name=check_text("name", name)), timeout_s, idempotent=False)
 
     def health(self, service: str = "", *, timeout_s: float | None = None) -> str:
         """The state of the server, or of one of its services, by grpc.health.v1: "SERVING", "NOT_SERVING" or "UNKNOWN". Asked once, never
@@ -288,13 +286,20 @@ class Client:
 
         An unknown service raises NotFoundError; a server that cannot be reached raises UnavailableError.
         """
-        request = health_pb2.HealthCheckRequest(service=service)
-        response = self._unary(self._health.Check, request, timeout_s, policy=RetryPolicy(max_attempts=1))
+        request = health_pb2.HealthCheckRequest(service=check_text("service", service))
+        try:
+            response = self._unary(self._health.Check, request, timeout_s, policy=RetryPolicy(max_attempts=1))
+        except errors.NotFoundError as error:
+            raise errors.unknown_service(service, error) from error
         status: str = health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
         return status
 
     def _embed(self, request: embedding_pb2.EmbedRequest, timeout_s: float | None) -> embedding_pb2.EmbedResponse:
         return self._unary(self._embedding.Embed, request, timeout_s)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError("the client is closed")
 
     def _limit_s(self, timeout_s: float | None) -> float | None:
         """The timeout of a unary call, in the form that grpc takes."""
@@ -316,6 +321,7 @@ class Client:
     ) -> _Response:
         attempts = Attempts(policy=policy or self._policy, timeout_s=self._limit_s(timeout_s), idempotent=idempotent)
         while True:
+            self._check_open()
             try:
                 return method(request, timeout=attempts.remaining_s(), metadata=self._metadata)
             except grpc.RpcError as rpc_error:
@@ -330,6 +336,7 @@ class Client:
     ) -> Generator[tuple[Any, embedding_pb2.StreamEmbedResult, int]]:
         """The raw results, each with the id of the caller and the dimensions. The call begins when the first one is asked for."""
         feed: Feed[Any] = Feed(opening, items, window)
+        self._check_open()
         call = self._embedding.StreamEmbed(feed, timeout=timeout_s, metadata=self._metadata)
         try:
             feed.start()

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hubwire import errors
-from hubwire._types import EncodingName, TokenEmbeddings
+from hubwire._names import EncodingName
+from hubwire._types import TokenEmbeddings
 from hubwire.v1 import common_pb2, embedding_pb2, model_pb2
 
 _DTYPES: dict[EncodingName, np.dtype[Any]] = {

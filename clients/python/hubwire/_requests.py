@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping
 
-from hubwire._types import EncodingName, PoolingName, TruncationSideName
+from hubwire._arguments import check_choice, check_flag, check_text, check_texts, check_uint32
+from hubwire._names import EncodingName, PoolingName, TruncationSideName
 from hubwire.v1 import common_pb2, embedding_pb2, model_pb2
 
-_UINT32_MAX = 2**32 - 1
+_ASYNC_HINT = "hubwire.aio.Client.stream_embed"
 
-_POOLINGS: Mapping[PoolingName, embedding_pb2.Pooling.ValueType] = {
+POOLINGS: Mapping[PoolingName, embedding_pb2.Pooling.ValueType] = {
     "mean": embedding_pb2.POOLING_MEAN,
     "max": embedding_pb2.POOLING_MAX,
     "cls": embedding_pb2.POOLING_CLS,
@@ -31,9 +30,6 @@ _SIDES: Mapping[TruncationSideName, common_pb2.TruncationSide.ValueType] = {
     "left": common_pb2.TRUNCATION_SIDE_LEFT,
 }
 
-_Key = TypeVar("_Key", bound=str)
-_Value = TypeVar("_Value")
-
 
 def embed_options(
     *,
@@ -47,17 +43,19 @@ def embed_options(
     prompt: str | None = None,
 ) -> embedding_pb2.EmbedOptions:
     """The options of Embed and StreamEmbed. None leaves a choice to the model."""
-    options = embedding_pb2.EmbedOptions(encoding=_choose("encoding", encoding, _ENCODINGS), normalize=normalize)
+    options = embedding_pb2.EmbedOptions(encoding=check_choice("encoding", encoding, _ENCODINGS))
+    if normalize is not None:
+        options.normalize = check_flag("normalize", normalize)
     if pooling is not None:
-        options.pooling = _choose("pooling", pooling, _POOLINGS)
+        options.pooling = check_choice("pooling", pooling, POOLINGS)
     if dimensions is not None:
-        options.dimensions = _uint32("dimensions", dimensions)
+        options.dimensions = check_uint32("dimensions", dimensions)
     if prompt_name is not None and prompt is not None:
         raise ValueError("pass prompt_name or prompt, not both")
     if prompt_name is not None:
-        options.prompt_name = prompt_name
+        options.prompt_name = check_text("prompt_name", prompt_name)
     if prompt is not None:
-        options.prompt = prompt
+        options.prompt = check_text("prompt", prompt)
     cut = truncation(truncate, max_tokens)
     if cut is not None:
         options.truncation.CopyFrom(cut)
@@ -70,13 +68,13 @@ def truncation(truncate: bool | TruncationSideName | None, max_tokens: int | Non
         if max_tokens is not None:
             raise ValueError("max_tokens cuts texts, which must be allowed: pass truncate=True as well")
         return None
-    side = _choose("truncate", "right" if truncate is True else truncate, _SIDES)
-    return common_pb2.Truncation(side=side, max_tokens=0 if max_tokens is None else _uint32("max_tokens", max_tokens))
+    side = check_choice("truncate", "right" if truncate is True else truncate, _SIDES)
+    return common_pb2.Truncation(side=side, max_tokens=0 if max_tokens is None else check_uint32("max_tokens", max_tokens))
 
 
 def embed(texts: Iterable[str], model: str, options: embedding_pb2.EmbedOptions) -> embedding_pb2.EmbedRequest:
     """The request of Embed."""
-    return embedding_pb2.EmbedRequest(model=model, texts=check_texts(texts), options=options)
+    return embedding_pb2.EmbedRequest(model=check_text("model", model), texts=check_texts(texts, async_hint=_ASYNC_HINT), options=options)
 
 
 def embed_tokens(
@@ -90,11 +88,11 @@ def embed_tokens(
 ) -> embedding_pb2.EmbedTokensRequest:
     """The request of EmbedTokens. Spans count code points, which is how Python indexes text."""
     return embedding_pb2.EmbedTokensRequest(
-        model=model,
-        texts=check_texts(texts),
+        model=check_text("model", model),
+        texts=check_texts(texts, async_hint=_ASYNC_HINT),
         options=embedding_pb2.EmbedTokensOptions(
-            normalize=normalize,
-            encoding=_choose("encoding", encoding, _ENCODINGS),
+            normalize=None if normalize is None else check_flag("normalize", normalize),
+            encoding=check_choice("encoding", encoding, _ENCODINGS),
             truncation=truncation(truncate, max_tokens),
             offset_unit=common_pb2.OFFSET_UNIT_CODE_POINT,
         ),
@@ -103,51 +101,13 @@ def embed_tokens(
 
 def stream_opening(model: str, options: embedding_pb2.EmbedOptions, *, ordered: bool) -> embedding_pb2.StreamEmbedRequest:
     """The first message of StreamEmbed."""
-    return embedding_pb2.StreamEmbedRequest(options=embedding_pb2.StreamEmbedOptions(model=model, options=options, ordered=ordered))
+    return embedding_pb2.StreamEmbedRequest(
+        options=embedding_pb2.StreamEmbedOptions(model=check_text("model", model), options=options, ordered=check_flag("ordered", ordered))
+    )
 
 
 def load_model(source: str, name: str, revision: str) -> model_pb2.LoadModelRequest:
     """The request of LoadModel."""
-    return model_pb2.LoadModelRequest(source=source, name=name, revision=revision)
-
-
-def check_callback(name: str, callback: Callable[[_Value], None] | None) -> Callable[[_Value], None]:
-    """A callback that can be called, whether or not there is one. Raises TypeError for what cannot, and for a coroutine function, which
-    nobody would wait for."""
-    if callback is None:
-        return lambda _: None
-    if not callable(callback) or inspect.iscoroutinefunction(callback):
-        raise TypeError(f"{name} must be a plain function, not {callback!r}")
-    return callback
-
-
-def check_texts(texts: Iterable[str]) -> list[str]:
-    """The texts as a list. Raises TypeError for one bare text, whose characters would else be the texts, and for what is not text."""
-    refuse_bare_text("texts", texts)
-    checked = list(texts)
-    for index, text in enumerate(checked):
-        if not isinstance(text, str):
-            raise TypeError(f"texts[{index}] must be a str, not {type(text).__name__}")
-    return checked
-
-
-def refuse_bare_text(name: str, value: object) -> None:
-    """Raise TypeError where a caller passed one text in the place of many."""
-    if isinstance(value, str | bytes | bytearray):
-        raise TypeError(f"{name} must be a list of texts, not one {type(value).__name__}: pass [text]")
-
-
-def _choose(name: str, value: _Key, choices: Mapping[_Key, _Value]) -> _Value:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
-    return choices[value]
-
-
-def _uint32(name: str, value: Any) -> int:
-    # bool is an int in Python: dimensions=True would else mean one dimension.
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
-    number = int(value)
-    if not 0 <= number <= _UINT32_MAX:
-        raise ValueError(f"{name} must be between 0 and {_UINT32_MAX}, not {number}")
-    return number
+    return model_pb2.LoadModelRequest(
+        source=check_text("source", source), name=check_text("name", name), revision=check_text("revision", revision)
+    )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import grpc
 
+from hubwire._arguments import check_count
 from hubwire.errors import HubwireError, InvalidArgumentError, MessageTooLargeError
 
 
@@ -29,8 +30,7 @@ class RetryPolicy:
     that the server named and shortens one of ours."""
 
     def __post_init__(self) -> None:
-        if self.max_attempts < 1:
-            raise ValueError(f"max_attempts must be 1 or more, not {self.max_attempts}")
+        check_count("max_attempts", self.max_attempts)
 
 
 def is_retryable(error: HubwireError, *, idempotent: bool) -> bool:

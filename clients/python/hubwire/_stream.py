@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Generic, NamedTuple, TypeVar, cast
 
 from hubwire import errors
-from hubwire._requests import refuse_bare_text
+from hubwire._arguments import check_count, utf8_bytes
 from hubwire.v1 import embedding_pb2
 
 IdT = TypeVar("IdT")
@@ -39,12 +39,9 @@ class StreamWindow(Generic[IdT]):
     """
 
     def __init__(self, *, batch_size: int, max_in_flight: int) -> None:
-        for name, value in (("batch_size", batch_size), ("max_in_flight", max_in_flight)):
-            if value < 1:
-                raise ValueError(f"{name} must be 1 or more, not {value}")
-        self._batch_size = batch_size
-        self._max_in_flight = max_in_flight
-        self._resume_at = max(0, max_in_flight - batch_size)
+        self._batch_size = check_count("batch_size", batch_size)
+        self._max_in_flight = check_count("max_in_flight", max_in_flight)
+        self._resume_at = max(0, self._max_in_flight - self._batch_size)
         self._waiting: deque[Item] = deque()
         self._ids: dict[int, IdT] = {}
         self._next_number = 0
@@ -67,7 +64,7 @@ class StreamWindow(Generic[IdT]):
     def add(self, item: object) -> None:
         """Take a text, or a pair of id and text, from the caller's iterable.
 
-        Raises TypeError for anything else, and UnicodeEncodeError for a text with a lone surrogate, which protobuf cannot carry.
+        Raises TypeError for anything else, and ValueError for a text with a lone surrogate, which protobuf cannot carry.
         """
         number = self._next_number
         if isinstance(item, str):
@@ -76,7 +73,7 @@ class StreamWindow(Generic[IdT]):
             item_id, text = item
         else:
             raise TypeError(f"item {number} must be a str or a tuple of id and str, not {_describe(item)}")
-        self._waiting.append(Item(number, text, len(text) if text.isascii() else len(text.encode())))
+        self._waiting.append(Item(number, text, utf8_bytes(f"item {number}", text)))
         self._ids[number] = cast("IdT", item_id)  # the overloads of stream_embed tie bare texts to IdT = int
         self._next_number = number + 1
 
@@ -111,11 +108,6 @@ def items_message(items: Iterable[Item]) -> embedding_pb2.StreamEmbedRequest:
     for item in items:
         add(id=str(item.number), text=item.text)
     return message
-
-
-def check_items(items: object) -> None:
-    """Raise TypeError for one bare text in the place of many."""
-    refuse_bare_text("items", items)
 
 
 def _describe(item: object) -> str:

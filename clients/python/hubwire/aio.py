@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
@@ -15,21 +16,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from hubwire import _decode, _requests, errors
 from hubwire._aio_feed import AioFeed, StatusKeeper
-from hubwire._channel import Connection, check_timeout
+from hubwire._arguments import check_async_items, check_callback, check_text, check_timeout
+from hubwire._channel import Connection
+from hubwire._names import EncodingName, FloatEncoding, PoolingName, TruncationSideName
 from hubwire._pages import ModelPages
 from hubwire._retry import Attempts, RetryPolicy
-from hubwire._stream import IdT, StreamWindow, check_items
-from hubwire._types import (
-    EmbedOptions,
-    EncodingName,
-    FloatEncoding,
-    Matrix,
-    PackedMatrix,
-    PoolingName,
-    StreamOptions,
-    TokenEmbeddings,
-    TruncationSideName,
-)
+from hubwire._stream import IdT, StreamWindow
+from hubwire._types import EmbedOptions, Matrix, PackedMatrix, StreamOptions, TokenEmbeddings
 from hubwire.v1 import embedding_pb2_grpc, model_pb2, model_pb2_grpc
 
 __all__ = ["Client"]
@@ -59,9 +52,10 @@ class Client:
     ) -> None:
         """As hubwire.Client. Raises RuntimeError where no event loop runs: grpc would tie the connection to a loop that never does."""
         asyncio.get_running_loop()
+        self._closed = False
         self._timeout_s = check_timeout(timeout_s)
         self._policy = RetryPolicy(max_attempts=max_attempts)
-        connection = Connection(address=address, tls=tls, credentials=credentials, metadata=metadata or {})
+        connection = Connection(address=address, tls=tls, credentials=credentials, metadata=metadata)
         self._metadata = connection.call_metadata()
         self._channel = connection.open_aio()
         self._embedding = embedding_pb2_grpc.EmbeddingServiceStub(self._channel)
@@ -69,13 +63,15 @@ class Client:
         self._health = health_pb2_grpc.HealthStub(self._channel)
 
     async def __aenter__(self) -> Self:
+        self._check_open()
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection. Calls that are under way end with CallCancelledError."""
+        """Close the connection. Calls that are under way end with CallCancelledError; later ones raise ValueError."""
+        self._closed = True
         await self._channel.close()
 
     @overload
@@ -160,7 +156,8 @@ class Client:
         sockets, databases). An async generator that is left early ends when it is collected; `contextlib.aclosing` ends it, and cancels the
         call, at once.
         """
-        check_items(items)
+        self._check_open()
+        items = check_async_items(items)
         options = _requests.embed_options(
             pooling=pooling,
             normalize=normalize,
@@ -202,7 +199,7 @@ class Client:
 
     async def get_model(self, name: str, *, timeout_s: float | None = None) -> model_pb2.Model:
         """One model, as hubwire.Client.get_model."""
-        response = await self._unary(self._models.GetModel, model_pb2.GetModelRequest(name=name), timeout_s)
+        response = await self._unary(self._models.GetModel, model_pb2.GetModelRequest(name=check_text("name", name)), timeout_s)
         return _decode.model(response)
 
     async def load_model(
@@ -216,12 +213,14 @@ class Client:
     ) -> model_pb2.Model:
         """Load a model and serve it, as hubwire.Client.load_model. `on_progress` is a plain function, called on the event loop."""
         request = _requests.load_model(source, name, revision)
-        report = _requests.check_callback("on_progress", on_progress)
+        report = check_callback("on_progress", on_progress)
+        self._check_open()
         call = self._models.LoadModel(request, timeout=check_timeout(timeout_s), metadata=self._metadata)
         response = model_pb2.LoadModelResponse()
         try:
-            async for response in call:
-                report(response)
+            with self._cancelled_by_close():
+                async for response in call:
+                    report(response)
         except grpc.RpcError as rpc_error:
             raise errors.from_rpc_error(rpc_error) from rpc_error
         finally:
@@ -230,14 +229,34 @@ class Client:
 
     async def unload_model(self, name: str, *, timeout_s: float | None = None) -> None:
         """Stop serving a model, as hubwire.Client.unload_model."""
-        await self._unary(self._models.UnloadModel, model_pb2.UnloadModelRequest(name=name), timeout_s, idempotent=False)
+        await self._unary(
+            self._models.UnloadModel, model_pb2.UnloadModelRequest(name=check_text("name", name)), timeout_s, idempotent=False
+        )
 
     async def health(self, service: str = "", *, timeout_s: float | None = None) -> str:
         """The state of the server or of one of its services, as hubwire.Client.health."""
-        request = health_pb2.HealthCheckRequest(service=service)
-        response = await self._unary(self._health.Check, request, timeout_s, policy=RetryPolicy(max_attempts=1))
+        request = health_pb2.HealthCheckRequest(service=check_text("service", service))
+        try:
+            response = await self._unary(self._health.Check, request, timeout_s, policy=RetryPolicy(max_attempts=1))
+        except errors.NotFoundError as error:
+            raise errors.unknown_service(service, error) from error
         status: str = health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
         return status
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError("the client is closed")
+
+    @contextlib.contextmanager
+    def _cancelled_by_close(self) -> Generator[None]:
+        """Tell a call that the closing channel cancelled, for which grpc.aio raises asyncio's own CancelledError, from a cancelled task."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not self._closed or (task is not None and task.cancelling()):
+                raise
+            raise errors.CallCancelledError("the client was closed during the call", code=grpc.StatusCode.CANCELLED) from None
 
     def _limit_s(self, timeout_s: float | None) -> float | None:
         """The timeout of a unary call, in the form that grpc takes."""
@@ -259,8 +278,10 @@ class Client:
     ) -> _Response:
         attempts = Attempts(policy=policy or self._policy, timeout_s=self._limit_s(timeout_s), idempotent=idempotent)
         while True:
+            self._check_open()
             try:
-                return await method(request, timeout=attempts.remaining_s(), metadata=self._metadata)
+                with self._cancelled_by_close():
+                    return await method(request, timeout=attempts.remaining_s(), metadata=self._metadata)
             except grpc.RpcError as rpc_error:
                 error = errors.from_rpc_error(rpc_error)
                 delay_s = attempts.delay_s(error)
@@ -269,14 +290,16 @@ class Client:
             await asyncio.sleep(delay_s)
 
     async def _stream_embed(self, feed: AioFeed[Any], encoding: EncodingName, timeout_s: float | None) -> AsyncGenerator[tuple[Any, Any]]:
+        self._check_open()
         call = self._embedding.StreamEmbed(timeout=timeout_s, metadata=self._metadata)
         status = StatusKeeper()
         call.add_done_callback(status)
         try:
             feed.start(call)
-            async for response in call:
-                for result in response.results:
-                    yield feed.answer(result.id), _decode.outcome(result, response.dimensions, encoding)
+            with self._cancelled_by_close():
+                async for response in call:
+                    for result in response.results:
+                        yield feed.answer(result.id), _decode.outcome(result, response.dimensions, encoding)
         except grpc.RpcError as rpc_error:
             feed.raise_error()
             raise errors.from_rpc_error(status.restore(rpc_error)) from rpc_error

@@ -86,7 +86,9 @@ class HubwireError(Exception):
         self.resource_name = self._details.resource_name
 
     def __str__(self) -> str:
-        return f"{self.message or 'no message'} [{self.reason or self.code.name}]"
+        # Many messages say where themselves, and "the text" is where the field of an item of a stream is: text.
+        where = f", at {self.field}" if self.field and self.field not in self.message else ""
+        return f"{self.message}{where} [{self.reason or self.code.name}]"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Results of a stream travel between processes in data pipelines; the default would lose the keyword arguments.
@@ -167,6 +169,25 @@ _CLASSES: Mapping[grpc.StatusCode, type[HubwireError]] = {
     grpc.StatusCode.UNIMPLEMENTED: UnimplementedError,
     grpc.StatusCode.INTERNAL: InternalError,
 }
+# For servers and proxies that send a code alone.
+_MESSAGES: Mapping[grpc.StatusCode, str] = {
+    grpc.StatusCode.CANCELLED: "the call was cancelled",
+    grpc.StatusCode.UNKNOWN: "the call failed, and the server does not say why",
+    grpc.StatusCode.INVALID_ARGUMENT: "the server refuses the request as wrong, and does not say why",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "the timeout passed before the answer came",
+    grpc.StatusCode.NOT_FOUND: "the server has nothing of that name",
+    grpc.StatusCode.ALREADY_EXISTS: "the server has something of that name already",
+    grpc.StatusCode.PERMISSION_DENIED: "the server does not allow this",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "a limit of the server is reached",
+    grpc.StatusCode.FAILED_PRECONDITION: "the server is in no state to do this",
+    grpc.StatusCode.ABORTED: "the server gave the call up",
+    grpc.StatusCode.OUT_OF_RANGE: "a value of the request is out of range",
+    grpc.StatusCode.UNIMPLEMENTED: "the server has no such method",
+    grpc.StatusCode.INTERNAL: "the server has a defect, and does not say which",
+    grpc.StatusCode.UNAVAILABLE: "the server cannot be reached, or is not ready",
+    grpc.StatusCode.DATA_LOSS: "the server lost data",
+    grpc.StatusCode.UNAUTHENTICATED: "the call carries no valid credentials",
+}
 _CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -184,6 +205,12 @@ def from_rpc_error(error: grpc.RpcError) -> HubwireError:
 def from_status(status: status_pb2.Status) -> HubwireError:
     """Translate the status of one item of a stream. The result is handed to the caller, not raised."""
     return _build(_CODES.get(status.code), status.message, _parse(status.details))
+
+
+def unknown_service(service: str, error: NotFoundError) -> NotFoundError:
+    """What the health service means by NOT_FOUND, for which it sends no words."""
+    message = f"the server knows no service {service}" if service else "the server says nothing about its health as a whole"
+    return NotFoundError(message, code=error.code)
 
 
 def contract_error(message: str) -> InternalError:
@@ -204,7 +231,7 @@ def _build(code: grpc.StatusCode | None, message: str, details: ErrorDetails) ->
             kind = MessageTooLargeError
         elif details.retry_after_s is not None or details.reason == "OVERLOADED":
             kind = OverloadedError
-    return kind(message, code=code, details=details)
+    return kind(message or _MESSAGES[code], code=code, details=details)
 
 
 def _status(trailing: Iterable[Any]) -> status_pb2.Status | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
+from hubwire._names import PoolingName, TruncationSideName
 from hubwire.cli._options import CommandError, UsageError, connect
 from hubwire.cli._output import hint_for, print_error, print_json
 
@@ -14,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from hubwire.cli._options import Subparsers
+    from hubwire.errors import HubwireError
     from hubwire.v1 import embedding_pb2
 
-_POOLINGS = ("mean", "max", "cls", "last_token", "mean_sqrt_len", "weighted_mean")
 _SHOWN_VALUES = 4
 
 
@@ -31,9 +32,11 @@ def add_parser(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="a text, or - for the lines of stdin")
     parser.add_argument("--model", default="", help="the name of a served model (default: the server's)")
-    parser.add_argument("--pooling", choices=_POOLINGS, help="how token vectors become one (default: the model's own)")
+    parser.add_argument("--pooling", choices=get_args(PoolingName), help="how token vectors become one (default: the model's own)")
     parser.add_argument("--normalize", action=argparse.BooleanOptionalAction, help="scale vectors to length 1 (default: as the model does)")
-    parser.add_argument("--truncate", choices=("right", "left"), help="cut texts that are too long at this end (default: refuse them)")
+    parser.add_argument(
+        "--truncate", choices=get_args(TruncationSideName), help="cut texts that are too long at this end (default: refuse them)"
+    )
     parser.add_argument("--max-tokens", type=_count, metavar="N", help="cut to N tokens (needs --truncate)")
     parser.add_argument("--dimensions", type=_count, metavar="N", help="keep the first N values (default: all)")
     prompts = parser.add_mutually_exclusive_group()
@@ -45,6 +48,8 @@ def add_parser(commands: Subparsers, common: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """One line a text; or an EmbedResponse; or for lines of stdin a StreamEmbedResult a line."""
     from_stdin = args.texts == ["-"] or not args.texts
+    if "-" in args.texts and not from_stdin:
+        raise UsageError("- stands for the lines of stdin: pass it alone, or texts without it")
     if not args.texts and sys.stdin.isatty():
         raise UsageError("no text: pass texts, or - for the lines of stdin")
     options = _options(args)
@@ -94,6 +99,7 @@ def _run_lines(args: argparse.Namespace, options: embedding_pb2.EmbedOptions) ->
     opening = _requests.stream_opening(args.model, options, ordered=True)
     total = failed = 0
     hint = ""
+    said: set[str] = set()
     with connect(args) as client:
         for number, result, _ in client._stream_embed(_lines(_stdin()), opening, window, args.timeout):
             total += 1
@@ -104,13 +110,25 @@ def _run_lines(args: argparse.Namespace, options: embedding_pb2.EmbedOptions) ->
             if args.json:
                 print_json(result)
             elif result.HasField("error"):
-                print_error(f"line {number + 1}: {error}")
+                if _is_about_text(error):
+                    print_error(f"line {number + 1}: {error}")
+                elif str(error) not in said:
+                    said.add(str(error))
+                    print_error(str(error))
             else:
                 _print_vector(number, result.vector.values)
             sys.stdout.flush()
     if failed:
         raise CommandError(f"{failed} of {total} texts failed", hint)
     return 0
+
+
+def _is_about_text(error: HubwireError) -> bool:
+    """True where other texts of the stream may fare better. A busy server or a model that is gone is news once, not for every line."""
+    from hubwire.errors import NotFoundError, UnavailableError
+
+    blamed = error.field == "text" or error.field.startswith("text.")
+    return blamed and error.retry_after_s is None and not isinstance(error, NotFoundError | UnavailableError)
 
 
 def _stdin() -> Iterable[bytes]:

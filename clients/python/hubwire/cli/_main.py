@@ -49,14 +49,16 @@ def _dispatch(arguments: list[str]) -> int:
         "".join(arguments).encode()
     except UnicodeEncodeError:
         parser.error("an argument is not UTF-8")
-    args = complete(parser.parse_args(arguments))
+    args = parser.parse_args(arguments)
     try:
-        return _run(args)
+        return _run(complete(args))
     except UsageError as error:
         parser.exit(2, f"{parser.prog} {args.command}: error: {error}\n")
 
 
 def _run(args: argparse.Namespace) -> int:
+    # gRPC writes lines of its own to stderr, as for a failed handshake; what they say is in the error too. It reads this once, as it loads.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from hubwire.cli._output import hint_for
     from hubwire.errors import HubwireError
 

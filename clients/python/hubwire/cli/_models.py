@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hubwire.cli._options import connect
+from hubwire.cli._options import UsageError, connect
 from hubwire.cli._output import enum_label, print_json
 
 if TYPE_CHECKING:
@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from hubwire.v1 import model_pb2
 
 _COLUMNS = ("NAME", "STATE", "DIMENSIONS", "MAX TOKENS", "DEVICE", "SOURCE")
+
+
+class Source(NamedTuple):
+    """What [NAME=]SOURCE[@REVISION] says; empty where it does not."""
+
+    source: str
+    name: str
+    revision: str
 
 
 def add_parser(commands: Subparsers, common: argparse.ArgumentParser) -> None:
@@ -31,9 +39,14 @@ def add_parser(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     get.add_argument("name", metavar="NAME")
     get.set_defaults(run=run_get)
     load = actions.add_parser("load", parents=[common], help="load a model and serve it", allow_abbrev=False)
-    load.add_argument("source", metavar="SOURCE", help="a hub id, a folder on the server, or package:NAME/FOLDER")
+    load.add_argument(
+        "source",
+        type=_parse_source,
+        metavar="[NAME=]SOURCE[@REVISION]",
+        help="a hub id, a folder on the server, or package:NAME/FOLDER; as --model of 'hubwire serve'",
+    )
     load.add_argument("--name", default="", help="the name to serve it under (default: the last part of SOURCE)")
-    load.add_argument("--revision", default="", help="a branch, tag or commit of a hub repository")
+    load.add_argument("--revision", default="", help="a branch, tag or commit of a hub repository (default: its main branch)")
     load.set_defaults(run=run_load)
     unload = actions.add_parser("unload", parents=[common], help="stop serving a model", allow_abbrev=False)
     unload.add_argument("name", metavar="NAME")
@@ -76,6 +89,10 @@ def run_get(args: argparse.Namespace) -> int:
 
 def run_load(args: argparse.Namespace) -> int:
     """Progress on a terminal, then the model's row; or a LoadModelResponse a line."""
+    given: Source = args.source
+    for option, written, value in (("--name", given.name, args.name), ("--revision", given.revision, args.revision)):
+        if written and value:
+            raise UsageError(f"SOURCE says {written!r} already: leave {option} out, or say it there alone")
     on_terminal = sys.stderr.isatty() and not args.json
 
     def report(response: model_pb2.LoadModelResponse) -> None:
@@ -87,7 +104,13 @@ def run_load(args: argparse.Namespace) -> int:
 
     with connect(args) as client:
         try:
-            model = client.load_model(args.source, args.name, args.revision, on_progress=report, timeout_s=args.timeout)
+            model = client.load_model(
+                given.source,
+                given.name or args.name,
+                given.revision or args.revision,
+                on_progress=report,
+                timeout_s=args.timeout,
+            )
         finally:
             if on_terminal:
                 print("\r\x1b[K", end="", file=sys.stderr)
@@ -107,6 +130,19 @@ def run_unload(args: argparse.Namespace) -> int:
     else:
         print(f"unloaded {args.name}")
     return 0
+
+
+def _parse_source(text: str) -> Source:
+    """Read [NAME=]SOURCE[@REVISION] by the rules of the server's --model: a name has no slash, and only a hub id has a revision."""
+    name, found, source = text.partition("=")
+    if not found or "/" in name:
+        name, found, source = "", "", text
+    revision = ""
+    if not source.startswith(("/", ".", "~", "package:")):
+        source, _, revision = source.partition("@")
+    if not source or (found and not name):
+        raise argparse.ArgumentTypeError(f"{text!r} is not [NAME=]SOURCE[@REVISION]")
+    return Source(source, name, revision)
 
 
 def _show_progress(response: model_pb2.LoadModelResponse) -> None:

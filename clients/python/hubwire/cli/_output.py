@@ -44,6 +44,10 @@ def hint_for(error: HubwireError, address: str) -> str:
 
     if error.reason in _HINTS:
         return _HINTS[error.reason]
+    if isinstance(error, errors.UnavailableError) and "WRONG_VERSION_NUMBER" in error.message:
+        return f"the server at {address} speaks no TLS, or not of a version that this client knows: try without --tls"
+    if isinstance(error, errors.UnavailableError) and "CERTIFICATE_VERIFY_FAILED" in error.message:
+        return f"the certificate of {address} is signed by no authority that this machine trusts"
     if isinstance(error, errors.UnavailableError) and not error.reason:
         return f"is a server running at {address}? 'hubwire serve' starts one"
     if isinstance(error, errors.DeadlineExceededError):
