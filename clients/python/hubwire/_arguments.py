@@ -27,7 +27,6 @@ def check_text(name: str, value: object) -> str:
 
 def utf8_bytes(name: str, text: str) -> int:
     """The size of a text as UTF-8. Raises ValueError where there is none: a lone surrogate."""
-    # Most texts are ASCII, and a str knows that of itself.
     if text.isascii():
         return len(text)
     try:
@@ -39,7 +38,12 @@ def utf8_bytes(name: str, text: str) -> int:
 
 def check_texts(texts: object, *, async_hint: str) -> list[str]:
     """The texts as a list, in their order. `async_hint` says what takes an async iterable."""
-    return [check_text(f"texts[{index}]", text) for index, text in enumerate(check_iterable("texts", texts, async_hint=async_hint))]
+    checked = list(check_iterable("texts", texts, async_hint=async_hint))
+    for index, text in enumerate(checked):
+        # Texts are many and most are ASCII: their names need not be written.
+        if not isinstance(text, str) or not text.isascii():
+            check_text(f"texts[{index}]", text)
+    return checked
 
 
 def check_items(items: object) -> Iterable[Any]:

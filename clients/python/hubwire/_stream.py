@@ -73,7 +73,7 @@ class StreamWindow(Generic[IdT]):
             item_id, text = item
         else:
             raise TypeError(f"item {number} must be a str or a tuple of id and str, not {_describe(item)}")
-        self._waiting.append(Item(number, text, utf8_bytes(f"item {number}", text)))
+        self._waiting.append(Item(number, text, len(text) if text.isascii() else utf8_bytes(f"item {number}", text)))
         self._ids[number] = cast("IdT", item_id)  # the overloads of stream_embed tie bare texts to IdT = int
         self._next_number = number + 1
 
