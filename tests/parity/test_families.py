@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hubwire_server.backends.base import LoadOptions, RaggedBatch
-from hubwire_server.backends.torch import load
+from hubwire_server.backends.torch import linear, load
 from hubwire_server.errors import HubwireError, Reason
 from tests.unit.backends.tiny_models import PACKABLE, UNPACKABLE, make_model, save_folder
 
@@ -46,6 +46,17 @@ def test_a_batch_gives_what_each_text_gives_alone(family: str, tmp_path: Path) -
     assert (hidden.shape, dtype, description.hidden_size) == (expected.shape, "float32", 32)
     assert np.abs(hidden - expected).max() / expected.std() < 2e-5
     backend.close()
+
+
+@pytest.mark.skipif(not linear.available(), reason="this torch has no prepacked linear layers")
+@pytest.mark.parametrize("family", [*PACKABLE, *UNPACKABLE])
+def test_linear_layers_with_prepacked_weights_give_the_same(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(family)
+    monkeypatch.setattr(linear, "MIN_GAIN", 0.0)  # whether they are faster here is not the question
+    backend = load(save_folder(model, tmp_path), LoadOptions(threads=1))
+    assert "oneDNN linears" in backend.description.packed_note
+    batch = make_batch(7)
+    assert np.abs(backend.forward(batch)[0] - (expected := alone(model, batch))).max() / expected.std() < 2e-5
 
 
 @pytest.mark.parametrize("family", ["Bert", "Roberta", "T5", "ModernBert"])

@@ -7,11 +7,14 @@ is to be checked. Two things must hold:
 - independence: they do not move when the neighbours' tokens change. This one has no rounding in it, so it finds in half precision too a
 model that
   mixes neighbouring tokens before attention (MobileBERT) or that ignores the mask (FNet).
+
+What was chosen is then tried with other linear layers (linear.py), which must pass the same check.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +23,7 @@ from torch import Tensor
 
 from hubwire_server.backends.base import RaggedBatch
 from hubwire_server.backends.torch.attention import PackingError
+from hubwire_server.backends.torch.linear import choose_linears
 from hubwire_server.backends.torch.packed import PackedEncoder, vocabulary_size
 from hubwire_server.backends.torch.padded import PaddedEncoder
 from hubwire_server.errors import HubwireError, Reason
@@ -40,6 +44,11 @@ RMS_DIFFERENCE = {torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 INDEPENDENCE = 1e-5
 """The largest move allowed of a text whose neighbours change, in any number format."""
+
+
+SHORT_LENGTHS = (12,)
+MIXED_LENGTHS = (5, 9, 14, 22, 31, 48, 70, 120)
+"""The texts that linear layers are timed on: MiniLM's two rounds of them take 0.2 s on one thread."""
 
 
 class Encoder(Protocol):
@@ -74,6 +83,15 @@ def choose_encoder(body: Any, max_tokens: int) -> Choice:
     except Exception as error:
         # As in _problem: model code may fail in any way.
         raise HubwireError(Reason.MODEL_NOT_SUPPORTED, f"the model does not run on texts in {body.dtype}: {_one_line(error)}") from error
+    _drop_pooler(body, alone, probe, reference)
+    choice = _choose_way(body, alone, probe, reference)
+    short = _random_texts(body, SHORT_LENGTHS, max_tokens)
+    mixed = [_random_texts(body, (*MIXED_LENGTHS, more), max_tokens) for more in (1, 2)]
+    linears = choose_linears(body, choice.encoder, short, mixed, lambda: _problem(choice.encoder, probe, reference))
+    return replace(choice, note="; ".join(filter(None, (choice.note, linears))))
+
+
+def _choose_way(body: Any, alone: PaddedEncoder, probe: RaggedBatch, reference: Tensor) -> Choice:
     hidden_size = reference.shape[-1]
     refusals = []
     flash = body.device.type == "cuda" and body.dtype in (torch.float16, torch.bfloat16)
@@ -94,6 +112,25 @@ def choose_encoder(body: Any, max_tokens: int) -> Choice:
     if problem := _problem(padded, probe, reference):
         return Choice(alone, False, "; ".join([*refusals, f"not padded: {problem}; each text runs alone"]), hidden_size)
     return Choice(padded, False, "; ".join(refusals), hidden_size)
+
+
+def _drop_pooler(body: Any, alone: PaddedEncoder, probe: RaggedBatch, reference: Tensor) -> None:
+    """Takes away the layer that gives pooler_output, which embeddings never read, where the model runs on without it."""
+    pooler = getattr(body, "pooler", None)
+    if not isinstance(pooler, torch.nn.Module):
+        return
+    body.pooler = None
+    stop = int(probe.offsets[1])
+    first = RaggedBatch(ids=probe.ids[:stop], type_ids=probe.type_ids[:stop], offsets=probe.offsets[:2])
+    try:
+        same = torch.equal(alone.forward_ragged(first), reference[:stop])
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:
+        # A class that calls its pooler without asking whether it has one raises TypeError; code of a folder's own anything.
+        same = False
+    if not same:
+        body.pooler = pooler
 
 
 def _problem(encoder: Encoder, probe: RaggedBatch, reference: Tensor) -> str:
@@ -128,10 +165,14 @@ def _one_line(error: Exception) -> str:
 def _probe(body: Any, max_tokens: int) -> RaggedBatch:
     """Texts of random tokens, none of them special: some models treat padding and end tokens in their own way."""
     window = getattr(body.config, "sliding_window", None)
-    lengths = [min(length, max_tokens) for length in LENGTHS]
+    lengths = list(LENGTHS)
     if isinstance(window, int) and window <= min(MAX_CHECKED_WINDOW, max_tokens - 9):
         lengths.append(window + 9)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return _random_texts(body, lengths, max_tokens)
+
+
+def _random_texts(body: Any, lengths: Sequence[int], max_tokens: int) -> RaggedBatch:
+    offsets = np.concatenate([[0], np.cumsum(np.minimum(lengths, max_tokens))]).astype(np.int64)
     generator = np.random.default_rng(20261124)
     special = {
         value

@@ -34,6 +34,7 @@ class PackedEncoder:
         self._parameters = inspect.signature(body.forward).parameters
         self._original_attention: str = body.config._attn_implementation
         self._flash = flash
+        self._takes_type_ids = takes_type_ids(body)
         self._padding_idx = positions_after_padding_idx(body)
         self.max_row_tokens = MAX_BIASED_TOKENS if _has_relative_bias(body) else None
         try:
@@ -69,7 +70,7 @@ class PackedEncoder:
         arguments: dict[str, Any] = {"input_ids": ids[None]}
         if "position_ids" in self._parameters:
             arguments["position_ids"] = torch.from_numpy(positions).to(ids.device)[None]
-        if type_ids is not None and takes_type_ids(self._body):
+        if type_ids is not None and self._takes_type_ids:
             arguments["token_type_ids"] = type_ids[None]
         if "use_cache" in self._parameters:
             arguments["use_cache"] = False
