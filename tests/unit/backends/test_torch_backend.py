@@ -14,6 +14,7 @@ import transformers
 
 from hubwire_server.backends.base import LoadOptions, RaggedBatch
 from hubwire_server.backends.torch import TorchBackend, detect_device, load
+from hubwire_server.backends.torch.model import _forget_implementations
 from hubwire_server.errors import HubwireError, Reason
 from tests.unit.backends.tiny_models import MINILM, make_model, save_folder
 
@@ -116,6 +117,58 @@ def test_what_is_allowed_is_loaded(folder: Path, change: Callable[[Path], Any], 
     backend = load(folder, options)
     assert backend.description.architecture == architecture
     assert np.array_equal(backend.forward(batch)[0], expected)
+
+
+@pytest.mark.parametrize("min_gain", [0.0, float("inf")], ids=["prepacked linears", "plain linears"])
+def test_a_loaded_model_reads_its_files_no_more(folder: Path, monkeypatch: pytest.MonkeyPatch, min_gain: float) -> None:
+    monkeypatch.setattr("hubwire_server.backends.torch.linear.MIN_GAIN", min_gain)
+    backend = load(folder, OPTIONS)
+    expected = backend.forward(batch := ragged(5, 9))[0].copy()
+    weights = folder / "model.safetensors"
+    with weights.open("r+b") as stream:
+        stream.write(b"\x40" * weights.stat().st_size)
+    assert np.array_equal(backend.forward(batch)[0], expected)
+    with weights.open("r+b") as stream:
+        stream.truncate(0)
+    assert np.array_equal(backend.forward(batch)[0], expected)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"attn_implementation": "evil/kernel"},
+        {"_attn_implementation": "evil/kernel"},
+        {"attn_implementation": {"": "evil/kernel"}},
+        {"experts_implementation": "evil/kernel"},
+    ],
+    ids=["attention", "attention under its inner name", "attention in a table", "experts"],
+)
+def test_an_attention_that_the_folder_names_is_passed_over(folder: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]) -> None:
+    import transformers.integrations.hub_kernels as hub_kernels
+
+    def fetch(*names: Any, **_: Any) -> None:
+        raise AssertionError(f"fetched {names}")
+
+    for name in ("load_and_register_attn_kernel", "get_kernel"):
+        monkeypatch.setattr(hub_kernels, name, fetch)
+    edit_config(folder, **changes)
+    backend = load(folder, OPTIONS)
+    assert backend.description.packed, backend.description.packed_note
+
+
+def test_an_attention_named_inside_a_nested_config_is_passed_over() -> None:
+    config = transformers.CLIPConfig(text_config={"attn_implementation": "evil/kernel"})
+    config.vision_config._attn_implementation = "evil/kernel"
+    _forget_implementations(config)
+    assert [each._attn_implementation for each in (config, config.text_config, config.vision_config)] == [None] * 3
+
+
+def test_a_batch_of_texts_without_tokens_gives_no_rows(folder: Path) -> None:
+    for dtype, array_dtype in (("float32", np.float32), ("bfloat16", np.uint16)):
+        backend = load(folder, LoadOptions(threads=1, dtype=dtype))
+        for lengths in ((), (0,), (0, 0)):
+            hidden, name = backend.forward(ragged(*lengths))
+            assert (hidden.shape, hidden.dtype, name) == ((0, 32), array_dtype, dtype)
 
 
 def test_a_model_that_reads_no_tokens_is_refused(tmp_path: Path) -> None:

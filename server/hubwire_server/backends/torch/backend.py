@@ -15,7 +15,7 @@ from torch import Tensor
 from hubwire_server.backends.base import BackendDescription, LoadOptions, RaggedBatch
 from hubwire_server.backends.torch.check import choose_encoder
 from hubwire_server.backends.torch.devices import resolve_device, resolve_dtype
-from hubwire_server.backends.torch.model import load_body, max_tokens
+from hubwire_server.backends.torch.model import load_body, max_tokens, own_weights
 from hubwire_server.backends.torch.packed import vocabulary_size
 from hubwire_server.errors import HubwireError, Reason
 
@@ -44,6 +44,7 @@ class TorchBackend:
         limit = max_tokens(body)
         with torch.inference_mode():
             choice = choose_encoder(body, limit)
+        own_weights(body)  # after the choice, which may have replaced most of them
         self._encoder = choice.encoder
         self._vocabulary_size = vocabulary_size(body)
         self._host = torch.empty(0, dtype=body.dtype)
@@ -65,6 +66,8 @@ class TorchBackend:
         Raises HubwireError: OVERLOADED where a single text does not fit, INTERNAL where a token has no embedding.
         """
         self._check_vocabulary(batch)
+        if not len(batch.ids):
+            return self._to_host(torch.empty(0, self.description.hidden_size, dtype=self._host.dtype)), self.description.dtype
         with torch.inference_mode():
             rows = list(_rows(batch, self._encoder.max_row_tokens))
             # Copied where there are several, since each may come back in the one host buffer.

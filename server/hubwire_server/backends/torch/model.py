@@ -41,6 +41,7 @@ def load_body(path: Path, options: LoadOptions, device: torch.device, dtype: tor
             config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, local_files_only=True)
             if hasattr(config, "use_cache"):
                 config.use_cache = False
+            _forget_implementations(config)
             body, info = _model_class(config).from_pretrained(
                 path,
                 config=config,
@@ -57,6 +58,15 @@ def load_body(path: Path, options: LoadOptions, device: torch.device, dtype: tor
             raise HubwireError(Reason.MODEL_LOAD_FAILED, f"transformers cannot load the model: {line}") from error
     _refuse_missing_weights(info)
     return body.eval().requires_grad_(False).to(device)
+
+
+def own_weights(body: Any) -> None:
+    """Copies weights on the CPU into memory of the process, one by one. safetensors leaves them in the model's file, which would change
+    vectors when it is written to, and end the process when it is cut.
+    """
+    for tensor in (*body.parameters(), *body.buffers()):
+        if tensor.device.type == "cpu" and not tensor.is_inference():  # one made while the model ran is in no file
+            tensor.data = tensor.data.clone()
 
 
 def max_tokens(body: Any) -> int:
@@ -108,6 +118,14 @@ def transformers_version() -> str:
     import transformers
 
     return str(transformers.__version__)
+
+
+def _forget_implementations(config: Any) -> None:
+    """Takes out which attention and which experts the folder asks for. They may name a kernel on the hub, which transformers would fetch
+    and run, and they are ours to choose. Setting them reaches the configurations inside this one too.
+    """
+    config._attn_implementation = None
+    config._experts_implementation = None
 
 
 def _chooses_safetensors(path: Path, options: LoadOptions) -> bool:
