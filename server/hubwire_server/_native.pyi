@@ -1,8 +1,8 @@
 """The Rust core of Hubwire: tokenization into ragged batches, pooling of model output, and vectors as protobuf bytes.
 
 A *ragged batch* of n texts is one flat array of T tokens and an array of n + 1 offsets: text i owns tokens offsets[i] to offsets[i + 1].
-Every function releases the GIL where its work is worth it, so an array must not be written to while a call reads it. None of them keeps a
-reference to its arguments.
+Every function releases the GIL where its work is worth it, so an array must not be written to while a call reads it: the result
+is then of no use, or the call raises NativeError "internal". None of them keeps a reference to its arguments.
 
 Errors: a value that does not fit raises NativeError, a ValueError whose `reason` is one of the names listed there. Nothing panics.
 """
@@ -52,6 +52,7 @@ class NativeError(ValueError):
         "offsets_out_of_order"   offsets do not begin at 0, fall, or do not end at the number of tokens
         "out_of_range"           a number is too small or too large
         "not_finite"             a value is NaN or infinite, or becomes infinite on the way
+        "internal"               the core itself failed: by a mistake of its own, or because an array was written to during the call
     index is the text or row that is at fault, or None where it is none in particular.
 
     What is no value at all raises as it does elsewhere in Python: TypeError for an argument or a dtype of another type, OverflowError for
@@ -131,7 +132,7 @@ def pool_padded(
 
     skip, shape (n,), leaves the first skip[i] positions of row i out of the pooling, counted from its first unmasked token, as
     `include_prompt: false` in sentence-transformers; "weightedmean" still counts positions from the first unmasked token.
-    The sums are kept in float32 or wider. A row whose mask is all zeros (or that skip empties) gives zeros.
+    Up to 256 tokens are summed in float32, and these sums in float64. A row whose mask is all zeros (or that skip empties) gives zeros.
     normalize scales each row to length 1; a row of zeros stays so.
     threads bounds the threads that share the rows; fewer are used where the work is small.
     Values under the mask are never read, so NaN in padding does no harm, and padding costs nothing.
@@ -165,7 +166,7 @@ def convert(
     """Keeps the first `dimensions` values of each row of vectors, shape (n, h), scales to length 1 where asked, and casts.
 
     Returns the rows and the scales. The rows have the shape (n, d) and the type of the encoding; "binary" gives uint8, shape
-    (n, ceil(d / 8)), as numpy.packbits(x > 0, axis=1).
+    (n, ceil(d / 8)), as numpy.packbits(x > 0, axis=1) of the values before they are scaled: normalize changes no bit.
     The scales, shape (n,), exist for "int8" alone: value = integer * scale, scale = max(abs(row)) / 127; a row of zeros has scale 0.
     Raises NativeError: "out_of_range" for dimensions below 1 or above h; "not_finite" with the row where it holds NaN, infinity, or a
     value that float16 cannot hold.

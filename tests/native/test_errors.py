@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +30,45 @@ WORD_LEVEL = json.dumps(
     }
 )
 
+
+def pool_while_offsets_change(threads: int) -> None:
+    """Pools until a call finds, after it has checked the offsets, that another thread has written to them."""
+    hidden, offsets = np.zeros((20_000, 384), np.float32), np.arange(0, 20_001, 10)
+    array_changes(offsets, 2**40, partial(_native.pool_ragged, hidden, offsets, threads=threads))
+
+
+def encode_while_ids_change() -> None:
+    """Encodes until a call finds that the tokens have become longer than what it has made room for."""
+    vectors, ids = np.zeros((20_000, 384), np.float32), np.ones(20_000, np.int32)
+    spans, special = np.zeros((20_000, 2), np.uint32), np.zeros(20_000, bool)
+    array_changes(ids, 2**31 - 1, partial(_native.encode_token_embeddings, vectors, np.array([0, 20_000]), ids, spans, special))
+
+
+def array_changes(array: np.ndarray, bad: int, call: Callable[[], Any]) -> None:
+    """Calls, while a thread writes to the array, until a call fails otherwise than by the check of what it was given."""
+    ended = threading.Event()
+
+    def write() -> None:
+        good = array[-2]
+        while not ended.is_set():
+            array[-2] = bad
+            array[-2] = good
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            try:
+                call()
+            except NativeError as error:
+                if error.reason != "offsets_out_of_order":
+                    raise
+    finally:
+        ended.set()
+        writer.join()
+
+
 CASES: list[tuple[str, str, int | None, Callable[[Tokenizer], Any]]] = [
     ("json that is none", "invalid_tokenizer", None, lambda _: Tokenizer("{")),
     ("json of something else", "invalid_tokenizer", None, lambda _: Tokenizer(b"[1, 2]")),
@@ -49,6 +91,9 @@ CASES: list[tuple[str, str, int | None, Callable[[Tokenizer], Any]]] = [
     ("a negative skip", "out_of_range", 0, lambda _: _native.pool_ragged(ONES, np.array([0, 2]), skip=np.array([-1]))),
     ("too many dimensions", "out_of_range", None, lambda _: _native.encode_vectors(ONES, field=1, dimensions=4)),
     ("a value that is not finite", "not_finite", 0, lambda _: _native.convert(ONES * np.float32(np.inf))),
+    ("offsets that change while they are read", "internal", None, lambda _: pool_while_offsets_change(threads=1)),
+    ("offsets that change while two threads read them", "internal", None, lambda _: pool_while_offsets_change(threads=2)),
+    ("ids that change while they are read", "internal", None, lambda _: encode_while_ids_change()),
 ]
 
 

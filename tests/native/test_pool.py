@@ -168,6 +168,14 @@ def test_finite_values_whose_sum_overflows_still_have_a_mean(level: str) -> None
         np.testing.assert_array_equal(pool_padded(hidden, np.ones((1, 7), bool), mode=mode), np.full((1, 3), largest))
 
 
+@pytest.mark.parametrize("mode", ["mean", "mean_sqrt_len_tokens", "weightedmean"])
+def test_a_long_text_is_pooled_as_exactly_as_a_short_one(level: str, mode: str) -> None:
+    tokens = 100_000
+    hidden = np.random.default_rng(7).normal(3, 1, size=(tokens, 16)).astype(np.float32)
+    wanted = pooled(hidden.astype(np.float64), np.ones(tokens), mode, 0, normalize=False)
+    np.testing.assert_allclose(pool_ragged(hidden, np.array([0, tokens]), mode=mode)[0], wanted, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     "arrange",
     [

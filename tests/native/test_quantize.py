@@ -64,6 +64,13 @@ def test_binary_is_what_packbits_gives(vectors: np.ndarray, normalize: bool) -> 
     np.testing.assert_array_equal(rows, np.packbits(vectors > 0, axis=1))
 
 
+def test_a_bit_tells_of_the_value_before_it_is_scaled() -> None:
+    # The least value that is above zero, divided by the length of this row, is too small for float32.
+    vectors = np.array([[np.finfo(np.float32).max, 1e-45, -1.0]], np.float32)
+    assert convert(vectors, normalize=True)[0][0, 1] == 0
+    assert convert(vectors, normalize=True, encoding="binary")[0].tolist() == [[0b11000000]]
+
+
 @pytest.mark.parametrize("encoding", ["float32", "float16", "int8", "binary"])
 def test_dimensions_are_cut_before_the_rest_is_done(encoding: str) -> None:
     vectors = np.random.default_rng(2).normal(size=(4, 30)).astype(np.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,27 @@ def test_any_sequence_of_str_is_taken(tokenizer: Tokenizer) -> None:
 def test_what_is_no_sequence_of_str_is_a_type_error(tokenizer: Tokenizer, texts: Any) -> None:
     with pytest.raises(TypeError, match="texts"):
         tokenizer.encode(texts)
+
+
+class Claiming(Sequence[str]):
+    """Two texts that say of themselves to be more."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: Any) -> Any:
+        return ["a", "b"][index]
+
+
+@pytest.mark.parametrize("length", [0, 2**42, 2**62])
+def test_the_length_of_a_sequence_is_not_trusted(tokenizer: Tokenizer, length: int) -> None:
+    assert tokenizer.encode(Claiming(length)).ids.tolist() == tokenizer.encode(["a", "b"]).ids.tolist()
+    assert tokenizer.encode(["a", "b"], Claiming(length)).ids.tolist() == tokenizer.encode(["a", "b"], ["a", "b"]).ids.tolist()
+    with pytest.raises(TypeError, match="texts"):
+        tokenizer.encode(range(length or 1))  # type: ignore[arg-type] # what is tested
 
 
 def test_json_is_taken_as_str_and_as_bytes(tokenizer_json: str) -> None:

@@ -22,11 +22,13 @@ pub enum Reason {
     OutOfRange,
     /// A value is NaN or infinite, or becomes infinite on the way.
     NotFinite,
+    /// The core itself failed: by a mistake of its own, or because an array was written to while it was read.
+    Internal,
 }
 
 impl Reason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::InvalidTokenizer,
         Self::TokenizationFailed,
         Self::InvalidArgument,
@@ -34,6 +36,7 @@ impl Reason {
         Self::OffsetsOutOfOrder,
         Self::OutOfRange,
         Self::NotFinite,
+        Self::Internal,
     ];
 
     /// The name by which callers tell reasons apart.
@@ -47,6 +50,7 @@ impl Reason {
             Self::OffsetsOutOfOrder => "offsets_out_of_order",
             Self::OutOfRange => "out_of_range",
             Self::NotFinite => "not_finite",
+            Self::Internal => "internal",
         }
     }
 }

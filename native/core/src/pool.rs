@@ -3,6 +3,8 @@
 //! A text is a list of runs, which are stretches of tokens that lie side by side in memory: one run in a ragged batch, one or more where a
 //! mask has holes. Tokens outside the runs are never read. Hidden states stream through once, in float32.
 //!
+//! The rounding errors of a float32 sum grow with the number of its terms, so that it takes few of them and is then added to sums in float64.
+//!
 //! Finding NaN and infinity costs nothing for sums: one such value makes the sum NaN or infinite as well, so only the results are
 //! looked at, and the tokens of a text again where its result is not finite.
 
@@ -23,6 +25,8 @@ const PIECES_PER_THREAD: usize = 4;
 /// Other types than float32 are widened so many rows and columns at a time, which stay in the first-level cache.
 const ROWS: usize = 4;
 const COLUMNS: usize = 1024;
+/// A float32 sum takes so many tokens. The mean of 100,000 tokens near 3 is then right to 1e-7 of itself, where one sum of all is off by 1e-5.
+const TOKENS_A_SUM: usize = 256;
 
 /// How tokens become one vector. The names are those of sentence-transformers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,12 +156,14 @@ struct Pooler<'a> {
     kernels: Kernels,
     /// Rows of columns, widened to float32. Empty where the hidden states are float32.
     widened: Vec<f32>,
+    /// The sums of a text in float64. Empty while the text has no more tokens than one float32 sum takes.
+    totals: Vec<f64>,
 }
 
 impl<'a> Pooler<'a> {
     fn new(hidden: Hidden<'a>, width: usize, mode: Mode, kernels: Kernels) -> Self {
         let widened = if matches!(hidden, Hidden::F32(_)) { Vec::new() } else { vec![0.0; ROWS * width.min(COLUMNS)] };
-        Self { hidden, width, mode, kernels, widened }
+        Self { hidden, width, mode, kernels, widened, totals: Vec::new() }
     }
 
     /// Pools the tokens of `runs`, of which there is at least one, into `row`. `origin` is the token that weighs 1 in the weighted mean.
@@ -169,11 +175,7 @@ impl<'a> Pooler<'a> {
             Mode::Max => self.max(runs, row),
             Mode::Mean | Mode::MeanSqrtLen | Mode::WeightedMean => {
                 self.sum(runs, origin, row);
-                #[allow(clippy::cast_possible_truncation, reason = "rounding to float32 is meant")]
-                let divisor = self.divisor(runs, origin) as f32;
-                for value in row.iter_mut() {
-                    *value /= divisor;
-                }
+                self.divide(self.divisor(runs, origin), row);
                 all_finite(row) || self.sum_again(runs, origin, row)
             }
         };
@@ -194,33 +196,66 @@ impl<'a> Pooler<'a> {
         row.fill(f32::NEG_INFINITY);
         let maximum = self.kernels.maximum;
         let mut finite = true;
-        self.for_each_part(runs, row, |largest, rows, _| finite &= maximum(largest, rows));
+        for run in runs {
+            self.for_each_part(run, row, |largest, rows, _| finite &= maximum(largest, rows));
+        }
         finite
     }
 
+    /// Sums the tokens: the last of them, `TOKENS_A_SUM` or fewer, in `row`, and those before in `totals`.
     fn sum(&mut self, runs: &[Range<usize>], origin: usize, row: &mut [f32]) {
         row.fill(0.0);
+        self.totals.clear();
         let accumulate = self.kernels.accumulate;
         let weighted = self.mode == Mode::WeightedMean;
-        self.for_each_part(runs, row, |sums, rows, token| {
-            let weights = if weighted { Weights { first: weight(token, origin), step: 1.0 } } else { Weights { first: 1.0, step: 0.0 } };
-            accumulate(sums, rows, weights);
-        });
+        let mut room = TOKENS_A_SUM;
+        for run in runs {
+            let mut start = run.start;
+            while start < run.end {
+                if room == 0 {
+                    self.totals.resize(self.width, 0.0);
+                    (self.kernels.flush)(&mut self.totals, row);
+                    room = TOKENS_A_SUM;
+                }
+                let end = run.end.min(start + room);
+                self.for_each_part(&(start..end), row, |sums, rows, token| {
+                    let weights =
+                        if weighted { Weights { first: weight(token, origin), step: 1.0 } } else { Weights { first: 1.0, step: 0.0 } };
+                    accumulate(sums, rows, weights);
+                });
+                room -= end - start;
+                start = end;
+            }
+        }
+    }
+
+    /// Makes of what `sum` left the quotients, in `row`.
+    fn divide(&mut self, divisor: f64, row: &mut [f32]) {
+        if self.totals.is_empty() {
+            let divisor = rounded(divisor);
+            for value in row {
+                *value /= divisor;
+            }
+        } else {
+            (self.kernels.flush)(&mut self.totals, row);
+            let factor = divisor.recip();
+            for (value, total) in row.iter_mut().zip(&self.totals) {
+                *value = rounded(*total * factor);
+            }
+        }
     }
 
     /// Gives `take` columns of tokens that lie side by side, beside the same columns of `row`, and the number of the first of the tokens.
-    /// float32 comes run by run, with all columns; other types are widened part by part, so that what is widened stays in the cache.
-    fn for_each_part(&mut self, runs: &[Range<usize>], row: &mut [f32], mut take: impl FnMut(&mut [f32], Rows, usize)) {
+    /// float32 comes as one part, with all columns; other types are widened part by part, so that what is widened stays in the cache.
+    fn for_each_part(&mut self, run: &Range<usize>, row: &mut [f32], mut take: impl FnMut(&mut [f32], Rows, usize)) {
         let Self { hidden, width, kernels, widened, .. } = self;
-        for run in runs {
-            match *hidden {
-                Hidden::F32(hidden) => {
-                    let values = &hidden[run.start * *width..run.end * *width];
-                    take(row, Rows { values, stride: *width }, run.start);
-                }
-                Hidden::F16(hidden) => for_each_widened(hidden, *width, run, kernels.widen_f16, widened, row, &mut take),
-                Hidden::Bf16(hidden) => for_each_widened(hidden, *width, run, kernels.widen_bf16, widened, row, &mut take),
+        match *hidden {
+            Hidden::F32(hidden) => {
+                let values = &hidden[run.start * *width..run.end * *width];
+                take(row, Rows { values, stride: *width }, run.start);
             }
+            Hidden::F16(hidden) => for_each_widened(hidden, *width, run, kernels.widen_f16, widened, row, &mut take),
+            Hidden::Bf16(hidden) => for_each_widened(hidden, *width, run, kernels.widen_bf16, widened, row, &mut take),
         }
     }
 
@@ -243,9 +278,7 @@ impl<'a> Pooler<'a> {
                 let weight = if self.mode == Mode::WeightedMean { weight(token, origin) } else { 1.0 };
                 f64::from(weight) * f64::from(self.hidden.value(token * self.width + column))
             });
-            #[allow(clippy::cast_possible_truncation, reason = "what exceeds float32 becomes infinite, which is looked for")]
-            let pooled = (terms.sum::<f64>() / divisor) as f32;
-            *value = pooled;
+            *value = rounded(terms.sum::<f64>() / divisor);
         }
         all_finite(row)
     }
@@ -257,7 +290,13 @@ fn weight(token: usize, origin: usize) -> f32 {
     (token - origin + 1) as f32
 }
 
-/// As `Pooler::for_each_part`, for one run of values that are widened into `buffer`.
+/// A value in float32; what exceeds it becomes infinite.
+#[allow(clippy::cast_possible_truncation, reason = "rounding to float32 is meant")]
+fn rounded(value: f64) -> f32 {
+    value as f32
+}
+
+/// As `Pooler::for_each_part`, for values that are widened into `buffer`.
 fn for_each_widened<T>(
     hidden: &[T],
     width: usize,

@@ -25,7 +25,7 @@ pub enum Encoding {
     Float16,
     /// One scale a row; rounded to nearest even.
     Int8,
-    /// One bit a value, set where it is above zero, most significant bit first.
+    /// One bit a value, set where it is above zero before it is scaled, most significant bit first.
     Binary,
 }
 
@@ -231,7 +231,7 @@ impl<'a> Row<'a> {
     }
 
     pub(crate) fn binary(&self, out: &mut [u8]) {
-        // Scaling to length 1 changes no sign.
+        // The bits tell of the values before they are scaled: what is positive counts as such even where it then is too small for float32.
         for (out, values) in out.iter_mut().zip(self.values.chunks(8)) {
             *out = values.iter().enumerate().fold(0, |byte, (bit, value)| byte | u8::from(*value > 0.0) << (7 - bit));
         }

@@ -123,6 +123,8 @@ pub(crate) struct Weights {
 
 /// Adds weighted rows to sums.
 pub(crate) type Accumulate = fn(&mut [f32], Rows, Weights);
+/// Adds sums to totals, and makes the sums zero.
+pub(crate) type Flush = fn(&mut [f64], &mut [f32]);
 /// Raises values to the largest of rows. Returns false where one of their values is NaN or infinite.
 pub(crate) type Maximum = fn(&mut [f32], Rows) -> bool;
 /// Widens float16.
@@ -134,6 +136,7 @@ pub(crate) type WidenBf16 = fn(&[u16], &mut [f32]);
 #[derive(Clone, Copy)]
 pub(crate) struct Kernels {
     pub accumulate: Accumulate,
+    pub flush: Flush,
     pub maximum: Maximum,
     pub widen_f16: WidenF16,
     pub widen_bf16: WidenBf16,
@@ -155,6 +158,7 @@ impl Kernels {
 
     const SCALAR: Self = Self {
         accumulate: lanes::accumulate_rows::<false>,
+        flush: lanes::flush,
         maximum: lanes::maximum_rows,
         widen_f16: lanes::widen_f16,
         widen_bf16: lanes::widen_bf16,

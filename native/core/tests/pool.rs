@@ -214,9 +214,50 @@ fn a_value_that_is_not_finite_is_found_wherever_it_is_pooled() {
 }
 
 #[test]
+fn the_sum_of_a_long_text_is_as_exact_as_float32_can_be() {
+    const WIDTH: usize = 17;
+    for (tokens, kinds) in [(256, 0..3), (257, 0..3), (600, 0..3), (100_000, 0..1)] {
+        for kind in kinds {
+            let mut random = Random::new(3);
+            let stored = Stored::new(kind, (0..tokens * WIDTH).map(|_| 3.0 + random.value() / 2.0).collect());
+            let all: Vec<usize> = (0..tokens).collect();
+            for mode in [Mode::Mean, Mode::MeanSqrtLen, Mode::WeightedMean] {
+                let wanted = reference(&stored, WIDTH, &all, 0, mode, false);
+                for_each_level(|level| {
+                    let found = pool_ragged(stored.hidden(), [tokens, WIDTH], &[0, tokens as i64], &options(mode)).unwrap();
+                    for (found, wanted) in found.iter().zip(&wanted) {
+                        let off = (f64::from(*found) / wanted - 1.0).abs();
+                        assert!(off <= 1e-6, "{level:?} {mode:?} {tokens} tokens of type {kind}: {found}, not {wanted}");
+                    }
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn holes_in_a_long_text_do_not_change_its_sum() {
+    const WIDTH: usize = 5;
+    let mut random = Random::new(4);
+    let values = random.values(2000 * WIDTH);
+    let mask: Vec<u8> = (0..2000).map(|_| u8::from(random.chance())).collect();
+    let kept: Vec<f32> = values.chunks(WIDTH).zip(&mask).filter(|(_, mask)| **mask != 0).flat_map(|(token, _)| token).copied().collect();
+    let tokens = kept.len() / WIDTH;
+    for_each_level(|level| {
+        let holes = pool_padded(Hidden::F32(&values), [1, 2000, WIDTH], Mask::Bits8(&mask), [1, 2000], &options(Mode::Mean)).unwrap();
+        let whole = pool_ragged(Hidden::F32(&kept), [tokens, WIDTH], &[0, tokens as i64], &options(Mode::Mean)).unwrap();
+        assert_eq!(holes, whole, "{level:?}");
+    });
+}
+
+#[test]
 fn infinities_of_both_signs_do_not_cancel_out() {
     let values = [f32::INFINITY, f32::NEG_INFINITY, 1.0, 1.0, 1.0];
     let error = pool_ragged(Hidden::F32(&values), [5, 1], &[0, 5], &options(Mode::Mean)).unwrap_err();
+    assert_eq!(error.reason, Reason::NotFinite);
+    let mut values = [1.0; 600];
+    (values[0], values[599]) = (f32::INFINITY, f32::NEG_INFINITY);
+    let error = pool_ragged(Hidden::F32(&values), [600, 1], &[0, 600], &options(Mode::Mean)).unwrap_err();
     assert_eq!(error.reason, Reason::NotFinite);
 }
 
@@ -240,6 +281,8 @@ fn a_sum_beyond_float32_is_still_a_mean() {
     let values = [f32::MAX; 6];
     for mode in [Mode::Mean, Mode::WeightedMean] {
         let pooled = pool_ragged(Hidden::F32(&values), [3, 2], &[0, 3], &options(mode)).unwrap();
+        assert_eq!(pooled, [f32::MAX; 2], "{mode:?}");
+        let pooled = pool_ragged(Hidden::F32(&[f32::MAX; 600]), [300, 2], &[0, 300], &options(mode)).unwrap();
         assert_eq!(pooled, [f32::MAX; 2], "{mode:?}");
     }
     let error = pool_ragged(Hidden::F32(&values), [3, 2], &[0, 3], &options(Mode::MeanSqrtLen)).unwrap_err();

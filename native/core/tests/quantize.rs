@@ -114,6 +114,16 @@ fn a_scale_too_small_for_float32_gives_zeros() {
 }
 
 #[test]
+fn a_bit_tells_of_the_value_before_it_is_scaled() {
+    let vectors = [f32::MAX, f32::from_bits(1), -f32::MAX, 0.0];
+    let options = Options { normalize: true, ..options(Encoding::Float32) };
+    let Values::Float32(scaled) = convert(&vectors, [1, 4], &options).unwrap().values else { panic!() };
+    assert_eq!(scaled[1].to_bits(), 0);
+    let bits = convert(&vectors, [1, 4], &Options { encoding: Encoding::Binary, ..options }).unwrap().values;
+    assert_eq!(bits, Values::Binary(vec![0b1100_0000]));
+}
+
+#[test]
 fn values_that_are_not_finite_are_refused_with_their_row() {
     for encoding in ENCODINGS {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {

@@ -18,15 +18,16 @@ impl<'py, T: Element, const N: usize> Array<'py, T, N> {
     /// The array in `value`, or an exception that says what `name` should be.
     pub fn extract(value: &Bound<'py, PyAny>, name: &str) -> PyResult<Self> {
         let array = value.cast::<PyArrayDyn<T>>().map_err(|_| wrong_type(value, name, &dtype::<T>(value.py()).to_string()))?;
-        if array.ndim() != N {
-            let message = format!("{name} should have {N} dimensions, not {}", array.ndim());
-            return Err(raise(value.py(), &Error::new(Reason::ShapeMismatch, message)));
-        }
         let array = if array.is_c_contiguous() && array.is_aligned() {
             array.clone()
         } else {
             array.call_method0("copy")?.cast_into::<PyArrayDyn<T>>()?
         };
+        // Looked at last, since the copy of a subclass is whatever the subclass makes of it.
+        if array.ndim() != N {
+            let message = format!("{name} should have {N} dimensions, not {}", array.ndim());
+            return Err(raise(value.py(), &Error::new(Reason::ShapeMismatch, message)));
+        }
         let array = array.try_readonly().map_err(|_| PyTypeError::new_err(format!("{name} is borrowed for writing elsewhere")))?;
         Ok(Self { array })
     }

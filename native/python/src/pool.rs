@@ -1,13 +1,12 @@
 //! Pooling.
 
-use hubwire_core::Result as CoreResult;
 use hubwire_core::pool::{self, Mode, Options};
 use numpy::{PyArray1, PyArray2, PyArrayMethods};
 use pyo3::prelude::*;
 
 use crate::arrays::{Array, HiddenArray, MaskArray};
 use crate::detach::detached;
-use crate::error::{raise, unknown_name};
+use crate::error::unknown_name;
 
 /// `PoolingMode` in Python.
 pub const MODES: [&str; 6] = ["mean", "max", "cls", "lasttoken", "mean_sqrt_len_tokens", "weightedmean"];
@@ -40,7 +39,7 @@ pub fn pool_padded<'py>(
     let (shape, mask_shape, values, mask) = (hidden.shape(), mask.shape(), hidden.values()?, mask.values()?);
     let skip = skip.as_ref().map(Array::values).transpose()?;
     let options = Options { mode: self::mode(py, mode)?, skip, normalize, threads };
-    let pooled = detached(py, values.bytes(), || pool::pool_padded(values, shape, mask, mask_shape, &options));
+    let pooled = detached(py, values.bytes(), || pool::pool_padded(values, shape, mask, mask_shape, &options))?;
     matrix(py, pooled, shape[0], shape[2])
 }
 
@@ -60,11 +59,10 @@ pub fn pool_ragged<'py>(
     let (shape, values, offsets) = (hidden.shape(), hidden.values()?, offsets.values()?);
     let skip = skip.as_ref().map(Array::values).transpose()?;
     let options = Options { mode: self::mode(py, mode)?, skip, normalize, threads };
-    let pooled = detached(py, values.bytes(), || pool::pool_ragged(values, shape, offsets, &options));
+    let pooled = detached(py, values.bytes(), || pool::pool_ragged(values, shape, offsets, &options))?;
     matrix(py, pooled, offsets.len().saturating_sub(1), shape[1])
 }
 
-fn matrix(py: Python<'_>, pooled: CoreResult<Vec<f32>>, rows: usize, width: usize) -> PyResult<Bound<'_, PyArray2<f32>>> {
-    let pooled = pooled.map_err(|error| raise(py, &error))?;
+fn matrix(py: Python<'_>, pooled: Vec<f32>, rows: usize, width: usize) -> PyResult<Bound<'_, PyArray2<f32>>> {
     PyArray1::from_vec(py, pooled).reshape([rows, width])
 }

@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 
 use crate::arrays::Array;
 use crate::detach::detached;
-use crate::error::{raise, unknown_name};
+use crate::error::unknown_name;
 
 /// `Encoding` in Python.
 pub const ENCODINGS: [&str; 4] = ["float32", "float16", "int8", "binary"];
@@ -36,7 +36,7 @@ pub fn convert<'py>(
     let vectors = Array::<f32, 2>::extract(vectors, "vectors")?;
     let (shape, values) = (vectors.shape(), vectors.values()?);
     let options = Options { dimensions, normalize, encoding: self::encoding(py, encoding)?, threads };
-    let converted = detached(py, size_of_val(values), || quantize::convert(values, shape, &options)).map_err(|error| raise(py, &error))?;
+    let converted = detached(py, size_of_val(values), || quantize::convert(values, shape, &options))?;
     let shape = [shape[0], converted.width];
     Ok(match converted.values {
         Values::Float32(values) => (matrix(py, values, shape)?, None),

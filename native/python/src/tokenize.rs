@@ -16,6 +16,10 @@ pub const TRUNCATION_SIDES: [&str; 2] = ["left", "right"];
 /// `OffsetUnit` in Python.
 pub const OFFSET_UNITS: [&str; 3] = ["code_point", "utf8_byte", "utf16_unit"];
 
+/// Room for so many strings is made beforehand, and for more when they come: a length is what an object says of itself, and
+/// `range(2**62)` has one as well.
+const MAX_RESERVED: usize = 1 << 16;
+
 #[pyclass(frozen, get_all, module = "hubwire_server._native")]
 pub struct RaggedBatch {
     ids: Py<PyArray1<i32>>,
@@ -35,8 +39,9 @@ pub struct Tokenizer {
 impl Tokenizer {
     #[new]
     fn new(py: Python<'_>, json: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let read =
-            |json: &[u8]| py.detach(|| tokenize::Tokenizer::from_json(json)).map(|core| Self { core }).map_err(|error| raise(py, &error));
+        let read = |json: &[u8]| {
+            detached(py, json.len().saturating_mul(TEXT_BYTE_WORK), || tokenize::Tokenizer::from_json(json)).map(|core| Self { core })
+        };
         if let Ok(bytes) = json.cast::<PyBytes>() {
             return read(bytes.as_bytes());
         }
@@ -71,7 +76,7 @@ impl Tokenizer {
         let pairs = pairs.map(|pairs| strings(pairs, "pairs")).transpose()?;
         let bytes: usize = texts.iter().chain(pairs.iter().flatten()).map(|text| text.len()).sum();
         let work = || self.core.encode(&texts, pairs.as_deref(), &options);
-        let batch = detached(py, bytes.saturating_mul(TEXT_BYTE_WORK), work).map_err(|error| raise(py, &error))?;
+        let batch = detached(py, bytes.saturating_mul(TEXT_BYTE_WORK), work)?;
         let (spans, special_tokens_mask) = batch.positions.map(|positions| (positions.spans, positions.special_tokens_mask)).unzip();
         let spans = spans.map(|spans| {
             let tokens = spans.len();
@@ -106,7 +111,7 @@ pub fn strings(sequence: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<PyBacked
         Ok(texts) if !sequence.is_instance_of::<PyString>() => texts,
         _ => return Err(PyTypeError::new_err(format!("{name} should be a sequence of str, not {}", sequence.get_type()))),
     };
-    let mut strings = Vec::with_capacity(texts.len()?);
+    let mut strings = Vec::with_capacity(texts.len()?.min(MAX_RESERVED));
     for (index, text) in texts.try_iter()?.enumerate() {
         let text = text?;
         let text = text

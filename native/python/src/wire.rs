@@ -96,19 +96,18 @@ pub fn encode_token_embeddings<'py>(
     };
     // The length depends on the numbers of the tokens and on no value of the vectors.
     let read = size_of_val(tokens.ids) + size_of_val(tokens.spans);
-    let message = detached(py, read, || Rows::new(values, shape, options).and_then(|rows| TokenEmbeddings::new(rows, tokens)));
-    bytes_of(py, size_of_val(values), message)
+    let message = detached(py, read, || Rows::new(values, shape, options).and_then(|rows| TokenEmbeddings::new(rows, tokens)))?;
+    bytes_of(py, size_of_val(values), &message)
 }
 
 fn bytes(py: Python<'_>, message: hubwire_core::Result<impl Message + Sync>) -> PyResult<Bound<'_, PyBytes>> {
-    bytes_of(py, 0, message)
+    bytes_of(py, 0, &message.map_err(|error| raise(py, &error))?)
 }
 
 /// The bytes of a message for which `read` bytes of arrays are read, which may be far more than it has.
-fn bytes_of(py: Python<'_>, read: usize, message: hubwire_core::Result<impl Message + Sync>) -> PyResult<Bound<'_, PyBytes>> {
-    let message = message.map_err(|error| raise(py, &error))?;
+fn bytes_of<'py>(py: Python<'py>, read: usize, message: &(impl Message + Sync)) -> PyResult<Bound<'py, PyBytes>> {
     PyBytes::new_with(py, message.len(), |out| {
         let length = out.len();
-        detached(py, length.max(read), || message.write(out)).map_err(|error| raise(py, &error))
+        detached(py, length.max(read), || message.write(out))
     })
 }

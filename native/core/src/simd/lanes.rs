@@ -54,6 +54,15 @@ pub(super) fn accumulate_blocks<const BLOCK: usize>(sums: &mut [f32], rows: Rows
     }
 }
 
+/// Adds `sums` to `totals`, and makes them zero.
+#[inline(always)]
+pub(super) fn flush(totals: &mut [f64], sums: &mut [f32]) {
+    for (total, sum) in totals.iter_mut().zip(sums) {
+        *total += f64::from(*sum);
+        *sum = 0.0;
+    }
+}
+
 /// Raises `largest` to the largest values of all rows. Returns false where one of them is NaN or infinite: comparing alone would lose a NaN.
 #[inline(always)]
 pub(super) fn maximum_rows(largest: &mut [f32], rows: Rows) -> bool {

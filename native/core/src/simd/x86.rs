@@ -31,6 +31,7 @@ macro_rules! level {
     ) => {
         pub(super) const $kernels: Kernels = Kernels {
             accumulate: $module::accumulate,
+            flush: $module::flush,
             maximum: $module::maximum,
             widen_f16: $module::widen_f16,
             widen_bf16: $module::widen_bf16,
@@ -47,6 +48,16 @@ macro_rules! level {
                 debug_assert!($available());
                 // SAFETY: `Kernels::current` hands this level out only where the machine has its features.
                 unsafe { compiled(sums, rows, weights) }
+            }
+
+            pub(super) fn flush(totals: &mut [f64], sums: &mut [f32]) {
+                #[target_feature(enable = $features)]
+                fn compiled(totals: &mut [f64], sums: &mut [f32]) {
+                    lanes::flush(totals, sums);
+                }
+                debug_assert!($available());
+                // SAFETY: `Kernels::current` hands this level out only where the machine has its features.
+                unsafe { compiled(totals, sums) }
             }
 
             pub(super) fn maximum(largest: &mut [f32], rows: Rows) -> bool {
