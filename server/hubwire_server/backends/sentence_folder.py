@@ -47,6 +47,25 @@ HARMLESS_LOADING_KEYS = {
 }
 """Arguments that a folder may pass on to transformers without changing its vectors here; processor_kwargs.model_max_length is honoured."""
 
+TRANSFORMER_KEYS = {
+    "config_kwargs",
+    "do_lower_case",
+    "max_seq_length",
+    "modality_config",
+    "model_kwargs",
+    "module_output_name",
+    "processing_kwargs",
+    "processor_kwargs",
+    "transformer_task",
+    "unpad_inputs",
+}
+"""The settings of a Transformer that are understood; any other is refused unless it is null."""
+
+PROCESSING_KEYS = {"max_length", "truncation", "padding", "return_tensors"}
+
+BUILT_IN_PROMPTS = ("query", "document")
+"""The prompts that every model has, as empty texts where its folder sets none."""
+
 OLD_LOADING_KEYS = {"model_args": "model_kwargs", "tokenizer_args": "processor_kwargs", "config_args": "config_kwargs"}
 
 
@@ -162,6 +181,8 @@ def _transformer_config(path: Path) -> dict[str, Any]:
     for name, harmless in HARMLESS_LOADING_KEYS.items():
         if unknown := sorted(set(config[name]) - harmless - {"trust_remote_code"}):
             raise HubwireError(Reason.MODEL_NOT_SUPPORTED, f"the model loads its Transformer with {name} {', '.join(unknown)}")
+    if unknown := sorted(name for name, value in config.items() if name not in TRANSFORMER_KEYS and value is not None):
+        raise HubwireError(Reason.MODEL_NOT_SUPPORTED, f"the Transformer module has settings that are not understood: {', '.join(unknown)}")
     task = config.get("transformer_task", "feature-extraction")
     if task != "feature-extraction" or config.get("module_output_name", "token_embeddings") != "token_embeddings":
         raise HubwireError(Reason.MODEL_NOT_SUPPORTED, f"the Transformer module does not give token embeddings (its task is {task})")
@@ -171,16 +192,20 @@ def _transformer_config(path: Path) -> dict[str, Any]:
     text = modalities.get("text", {})
     if text.get("method") != "forward" or text.get("method_output_name") not in ("last_hidden_state", ["last_hidden_state"]):
         raise HubwireError(Reason.MODEL_NOT_SUPPORTED, "the Transformer module does not give the last hidden state of texts")
-    for name, processing in config.get("processing_kwargs", {}).items():
-        if name in ("text", "common") and (unknown := sorted(set(processing) - {"max_length", "truncation", "padding", "return_tensors"})):
+    for name in ("text", "common"):
+        processing = (config.get("processing_kwargs") or {}).get(name) or {}
+        if unknown := sorted(set(processing) - PROCESSING_KEYS):
             raise HubwireError(Reason.MODEL_NOT_SUPPORTED, f"the model tokenizes its texts with {', '.join(unknown)}")
+        if processing.get("truncation", True) in (False, "do_not_truncate"):
+            raise HubwireError(Reason.MODEL_NOT_SUPPORTED, "the model tokenizes its texts with truncation False")
     return config
 
 
 def _max_seq_length(transformer: dict[str, Any]) -> int | None:
     """In the order in which sentence-transformers lets one setting override the other."""
-    places = (transformer.get("processing_kwargs", {}).get("text", {}), "max_length"), (transformer["processor_kwargs"], "model_max_length")
-    for settings, key in (*places, (transformer, "max_seq_length")):
+    processing = transformer.get("processing_kwargs") or {}
+    places = ((processing.get("text") or {}, "max_length"), (processing.get("common") or {}, "max_length"))
+    for settings, key in (*places, (transformer["processor_kwargs"], "model_max_length"), (transformer, "max_seq_length")):
         if (value := _optional_int(settings, key)) is not None:
             return value
     return None
@@ -199,6 +224,8 @@ def _pooling_modes(config: dict[str, Any]) -> tuple[str, ...]:
 def _prompts(settings: dict[str, Any]) -> tuple[dict[str, str], str]:
     prompts = {str(name): "" if text is None else str(text) for name, text in (settings.get("prompts") or {}).items()}
     default_prompt_name = settings.get("default_prompt_name") or ""
+    if default_prompt_name in BUILT_IN_PROMPTS and default_prompt_name not in prompts:
+        default_prompt_name = ""
     if default_prompt_name and default_prompt_name not in prompts:
         raise HubwireError(Reason.MODEL_NOT_SUPPORTED, f"the model's default prompt {default_prompt_name!r} is not among its prompts")
     return prompts, default_prompt_name

@@ -97,6 +97,8 @@ def test_the_transformer_is_configured_under_any_of_its_old_names(tmp_path: Path
         ({"max_seq_length": None}, None),
         ({"max_seq_length": 128, "tokenizer_args": {"model_max_length": 64}}, 64),
         ({"processor_kwargs": {"model_max_length": 64}, "processing_kwargs": {"text": {"max_length": 32}}}, 32),
+        ({"max_seq_length": 128, "processing_kwargs": {"common": {"max_length": 16}}}, 16),
+        ({"processing_kwargs": {"text": {"max_length": 32}, "common": {"max_length": 16}}}, 32),
     ],
 )
 def test_the_longest_text_is_read_in_the_order_of_sentence_transformers(
@@ -115,6 +117,12 @@ def test_modules_prompts_and_a_transformer_in_its_own_folder(tmp_path: Path) -> 
     assert folder.modules == (ModuleRef("Dense", tmp_path / "2_Dense"), ModuleRef("Normalize", tmp_path / "4_Normalize"))
     assert (folder.prompts, folder.default_prompt_name) == ({"query": "query: ", "document": ""}, "query")
     assert (folder.max_seq_length, folder.truncate_dim) == (5, 4)
+
+
+@pytest.mark.parametrize("name", ["query", "document"])
+def test_a_built_in_prompt_may_be_the_default_and_is_empty(tmp_path: Path, name: str) -> None:
+    folder = read_sentence_folder(write(tmp_path, {"config_sentence_transformers.json": {"default_prompt_name": name}}))
+    assert (folder.prompts, folder.default_prompt_name) == ({}, "")
 
 
 @pytest.mark.parametrize(
@@ -154,6 +162,15 @@ T, P = (NEW["Transformer"], ""), (NEW["Pooling"], "1_Pooling")
         ({"1_Pooling/config.json": {"pooling_mode": []}}, None, Reason.MODEL_NOT_SUPPORTED, "pools by nothing"),
         ({"config_sentence_transformers.json": {"model_type": "SparseEncoder"}}, None, Reason.MODEL_NOT_SUPPORTED, "is a SparseEncoder"),
         ({"config_sentence_transformers.json": {"default_prompt_name": "q"}}, None, Reason.MODEL_NOT_SUPPORTED, "default prompt 'q'"),
+        ({"sentence_bert_config.json": {"max_seq_len": 9}}, None, Reason.MODEL_NOT_SUPPORTED, "not understood: max_seq_len"),
+        ({"sentence_bert_config.json": {"tokenizer_name_or_path": "a/b"}}, None, Reason.MODEL_NOT_SUPPORTED, ": tokenizer_name_or_path"),
+        ({"sentence_bert_config.json": {"query_length": 32}}, None, Reason.MODEL_NOT_SUPPORTED, ": query_length"),
+        (
+            {"sentence_bert_config.json": {"processing_kwargs": {"text": {"truncation": False}}}},
+            None,
+            Reason.MODEL_NOT_SUPPORTED,
+            "truncation False",
+        ),
         ({"config_sentence_transformers.json": {"truncate_dim": 0}}, None, Reason.MODEL_LOAD_FAILED, "truncate_dim is 0"),
         ({"sentence_bert_config.json": {"max_seq_length": "9"}}, None, Reason.MODEL_LOAD_FAILED, "max_seq_length is '9'"),
         ({"sentence_bert_config.json": {"transformer_task": "fill-mask"}}, None, Reason.MODEL_NOT_SUPPORTED, "fill-mask"),
