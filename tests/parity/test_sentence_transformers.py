@@ -175,6 +175,22 @@ def test_a_transformer_in_a_folder_of_its_own(theirs: Callable[..., Any], tmp_pa
     assert check(theirs, path).max_tokens == 256
 
 
+@pytest.mark.parametrize("processing", [{"common": {"max_length": 9}}, {"text": {"max_length": 20}, "common": {"max_length": 9}}])
+def test_a_limit_that_is_set_for_the_call_of_the_tokenizer(theirs: Callable[..., Any], tmp_path: Path, processing: dict[str, Any]) -> None:
+    path = shutil.copytree(MINILM, tmp_path / "model")
+    (path / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 64, "processing_kwargs": processing}))
+    model = load_embedding_model(path, LoadOptions(threads=2))
+    assert model.max_tokens == 9
+    texts = make_texts(24, seed=9)
+    assert_equal(embed(model, texts), theirs(path).encode(texts))
+
+
+def test_a_built_in_prompt_that_is_the_default(theirs: Callable[..., Any], tmp_path: Path) -> None:
+    path = shutil.copytree(MINILM, tmp_path / "model")
+    (path / "config_sentence_transformers.json").write_text(json.dumps({"default_prompt_name": "query"}))
+    check(theirs, path)
+
+
 @pytest.mark.parametrize("family", ["Bert", "Roberta", "MPNet", "DebertaV2", "T5", "Qwen3"])
 def test_a_plain_folder_is_pooled_by_the_mean(theirs: Callable[..., Any], tmp_path: Path, family: str) -> None:
     model = load_and_compare_plain(theirs, save_folder(make_model(family), tmp_path))

@@ -204,7 +204,7 @@ def _transformer_config(path: Path) -> dict[str, Any]:
 def _max_seq_length(transformer: dict[str, Any]) -> int | None:
     """In the order in which sentence-transformers lets one setting override the other."""
     processing = transformer.get("processing_kwargs") or {}
-    places = ((processing.get("text") or {}, "max_length"), (processing.get("common") or {}, "max_length"))
+    places = ((processing.get("common") or {}, "max_length"), (processing.get("text") or {}, "max_length"))
     for settings, key in (*places, (transformer["processor_kwargs"], "model_max_length"), (transformer, "max_seq_length")):
         if (value := _optional_int(settings, key)) is not None:
             return value

@@ -98,7 +98,7 @@ def test_the_transformer_is_configured_under_any_of_its_old_names(tmp_path: Path
         ({"max_seq_length": 128, "tokenizer_args": {"model_max_length": 64}}, 64),
         ({"processor_kwargs": {"model_max_length": 64}, "processing_kwargs": {"text": {"max_length": 32}}}, 32),
         ({"max_seq_length": 128, "processing_kwargs": {"common": {"max_length": 16}}}, 16),
-        ({"processing_kwargs": {"text": {"max_length": 32}, "common": {"max_length": 16}}}, 32),
+        ({"processing_kwargs": {"text": {"max_length": 32}, "common": {"max_length": 16}}}, 16),
     ],
 )
 def test_the_longest_text_is_read_in_the_order_of_sentence_transformers(

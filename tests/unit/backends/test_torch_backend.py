@@ -73,6 +73,7 @@ def drop_the_pooler(path: Path) -> None:
         (remote_code, Reason.MODEL_NOT_ALLOWED, "--allow-remote-code"),
         (drop_a_layer, Reason.MODEL_NOT_SUPPORTED, r"lacks weights of the model: encoder\.layer\.1\.output\.dense\.bias"),
         (lambda path: edit_config(path, hidden_size=64), Reason.MODEL_LOAD_FAILED, "cannot load"),
+        (lambda path: edit_config(path, model_type="pegasus"), Reason.MODEL_NOT_SUPPORTED, "the encoder of 'pegasus'"),
         (lambda path: edit_config(path, model_type="nonsense"), Reason.MODEL_NOT_SUPPORTED, "knows no model type 'nonsense'"),
         (lambda path: (path / "config.json").unlink(), Reason.MODEL_NOT_SUPPORTED, r"no config\.json"),
         (lambda path: (path / "config.json").write_text("{"), Reason.MODEL_LOAD_FAILED, r"config\.json cannot be read"),
@@ -85,6 +86,7 @@ def drop_the_pooler(path: Path) -> None:
         "code of its own",
         "a layer is missing",
         "weights of another shape",
+        "an encoder that cannot be had alone",
         "an unknown model type",
         "no config",
         "a broken config",
@@ -169,6 +171,13 @@ def test_a_batch_of_texts_without_tokens_gives_no_rows(folder: Path) -> None:
         for lengths in ((), (0,), (0, 0)):
             hidden, name = backend.forward(ragged(*lengths))
             assert (hidden.shape, hidden.dtype, name) == ((0, 32), array_dtype, dtype)
+
+
+def test_code_of_another_repository_is_refused_by_its_name(folder: Path) -> None:
+    edit_config(folder, model_type="own", auto_map={"AutoConfig": "owner/code--own.OwnConfig", "AutoModel": "owner/code--own.OwnModel"})
+    with pytest.raises(HubwireError, match="another repository, owner/code;") as caught:
+        load(folder, LoadOptions(threads=1, allow_remote_code=True))
+    assert caught.value.reason is Reason.MODEL_NOT_SUPPORTED
 
 
 def test_a_model_that_reads_no_tokens_is_refused(tmp_path: Path) -> None:

@@ -51,6 +51,11 @@ UNPACKABLE: dict[str, tuple[str, dict[str, Any]]] = {
         {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
         | {"encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "max_position_embeddings": 160},
     ),
+    "SwitchTransformers": (
+        "SwitchTransformers",
+        {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "num_experts": 2, "num_sparse_encoder_layers": 1},
+    ),
+    "LongT5": ("LongT5", {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "local_radius": 9}),
     "FNet": ("FNet", {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48, "max_position_embeddings": 160}),
 }
 """Families that the check at load must find out."""
@@ -61,7 +66,7 @@ def make_model(family: str, head: str = "Model", *, seed: int = 1, **changes: An
     name, config = (PACKABLE | UNPACKABLE)[family]
     config = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 101, "eos_token_id": 102, **config, **changes}
     torch.manual_seed(seed)
-    if family == "T5" and head == "Model":
+    if family in ("T5", "LongT5", "SwitchTransformers") and head == "Model":
         head = "EncoderModel"
     model = getattr(transformers, name + head)(getattr(transformers, f"{name}Config")(**config))
     with torch.no_grad():

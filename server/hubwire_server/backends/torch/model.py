@@ -17,9 +17,34 @@ from hubwire_server.backends.base import NO_LIMIT, LoadOptions
 from hubwire_server.backends.torch.packed import positions_after_padding_idx
 from hubwire_server.errors import HubwireError, Reason
 
-ENCODER_ONLY = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
+ENCODER_ONLY = {
+    "t5": "T5EncoderModel",
+    "mt5": "MT5EncoderModel",
+    "umt5": "UMT5EncoderModel",
+    "longt5": "LongT5EncoderModel",
+    "switch_transformers": "SwitchTransformersEncoderModel",
+    "t5gemma": "T5GemmaEncoderModel",
+}
 """Encoder-decoders that are embedded with by their encoder alone, as in sentence-transformers (base/modules/transformer.py,
 _ENCODER_ONLY_MODELS).
+"""
+
+ENCODER_MISSING = {
+    "blenderbot",
+    "blenderbot-small",
+    "m2m_100",
+    "marian",
+    "moonshine",
+    "pegasus",
+    "pegasus_x",
+    "prophetnet",
+    "t5gemma2",
+    "t5gemma2_text",
+    "udop",
+    "whisper",
+}
+"""Further ones of that list, which are refused. Of most of them from_pretrained leaves the encoder's weights random: the names in a
+checkpoint of the whole model do not fit. The others read more than text. As a whole they would give the states of the decoder.
 """
 
 
@@ -41,6 +66,8 @@ def load_body(path: Path, options: LoadOptions, device: torch.device, dtype: tor
             config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, local_files_only=True)
             if hasattr(config, "use_cache"):
                 config.use_cache = False
+            if config.model_type == "t5gemma":
+                config.is_encoder_decoder = False  # its encoder's class refuses to load otherwise
             _forget_implementations(config)
             body, info = _model_class(config).from_pretrained(
                 path,
@@ -101,16 +128,29 @@ def _needs_remote_code(path: Path, options: LoadOptions) -> bool:
     """Whether the model runs code of its own. A family that transformers knows never does, whatever its folder offers."""
     config = _read_config(path)
     model_type = config.get("model_type")
+    if model_type in ENCODER_MISSING:
+        raise HubwireError(Reason.MODEL_NOT_SUPPORTED, f"the encoder of {model_type!r} cannot be loaded without its decoder")
     if model_type in CONFIG_MAPPING:
         return False
     if not config.get("auto_map"):
         raise HubwireError(Reason.MODEL_NOT_SUPPORTED, f"transformers {transformers_version()} knows no model type {model_type!r}")
+    _refuse_code_elsewhere(config["auto_map"])
     if not options.allow_remote_code:
         raise HubwireError(
             Reason.MODEL_NOT_ALLOWED,
             f"the model type {model_type!r} comes with its own Python code; the flag --allow-remote-code permits running it",
         )
     return True
+
+
+def _refuse_code_elsewhere(auto_map: Any) -> None:
+    """Code of another repository, as in "owner/name--file.Class", would have to be fetched now, and by no commit that anyone chose."""
+    for reference in auto_map.values() if isinstance(auto_map, dict) else ():
+        repository, separator, _ = str(reference).partition("--")
+        if separator:
+            raise HubwireError(
+                Reason.MODEL_NOT_SUPPORTED, f"the model's code lies in another repository, {repository}; copy it into the model's own"
+            )
 
 
 def transformers_version() -> str:
