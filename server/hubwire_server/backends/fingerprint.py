@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 IGNORED_NAMES = {"README.md", "LICENSE", "data_config.json", "train_script.py", "eval_results.json", "similarity_evaluation_results.csv"}
-SUFFIXES = {".json", ".txt", ".model", ".safetensors", ".bin", ".py", ".vocab", ".jinja"}
+SUFFIXES = {".json", ".txt", ".model", ".spm", ".tiktoken", ".safetensors", ".bin", ".py", ".vocab", ".jinja"}
 
 
 def fingerprint(path: Path, folders: Iterable[Path]) -> str:

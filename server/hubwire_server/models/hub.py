@@ -22,8 +22,13 @@ if TYPE_CHECKING:
 
     from hubwire_server.models.sources import Progress
 
-WANTED = ("*.json", "*.txt", "*.model", "*.vocab", "*.py", "*.jinja", "model.safetensors", "model-*-of-*.safetensors")
-"""Configuration, tokenizer, code (which is run only where allowed) and weights, in the folder of the model and of each of its modules."""
+WANTED = ("*.json", "*.txt", "*.model", "*.spm", "*.tiktoken", "*.vocab", "*.py", "*.jinja")
+"""Configuration, tokenizer and code (which is run only where allowed), in the folder of the model and of each of its modules."""
+
+WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors")
+"""In the folders of modules. An index beside them may name shards of other names."""
+
+INDEX = "model.safetensors.index.json"
 
 PICKLES = ("pytorch_model.bin", "pytorch_model-*-of-*.bin")
 
@@ -77,7 +82,7 @@ def fetch(request: HubRequest, progress: Progress | None = None) -> tuple[Path, 
         ) from error
     except HFValidationError as error:
         raise HubwireError(
-            Reason.MODEL_SOURCE_NOT_FOUND, f"{request.repository!r} is no hub id and no folder that exists", field="source"
+            Reason.MODEL_SOURCE_NOT_FOUND, f"{request.repository[:100]!r} is no hub id and no folder that exists", field="source"
         ) from error
     except HfHubHTTPError as error:
         raise _translate(request, error) from error
@@ -85,30 +90,43 @@ def fetch(request: HubRequest, progress: Progress | None = None) -> tuple[Path, 
         raise HubwireError(Reason.MODEL_LOAD_FAILED, f"fetching {request.repository} failed: {type(error).__name__}") from error
 
 
-def wanted_files(names: Iterable[str], folders: Iterable[str], *, allow_pickle: bool) -> list[str]:
-    """Of a repository's files those that loading reads: from the given folders ("" is the root), pickled weights only where nothing else is
-    there.
+def wanted_files(names: Iterable[str], folders: Iterable[str], *, allow_pickle: bool, shards: Iterable[str] = ()) -> list[str]:
+    """Of a repository's files those that loading reads: weights from the given folders ("" is the root), which are pickled ones only where
+    nothing else is there, and everything else from those and from the root. shards are the files that an index names.
 
     Raises HubwireError (MODEL_NOT_ALLOWED) where weights exist as pickles alone and those are not allowed.
     """
     chosen: list[str] = []
-    by_folder: dict[str, list[str]] = {folder.strip("/"): [] for folder in folders}
+    with_weights = {_normal(folder) for folder in folders}
+    by_folder: dict[str, list[str]] = {folder: [] for folder in {"", *with_weights}}
+    shards = set(shards)
     for name in names:
         parent, _, _ = name.rpartition("/")
         if parent in by_folder:
             by_folder[parent].append(name)
-    for files in by_folder.values():
-        safe = _matching(files, WANTED)
+        elif name in shards:
+            chosen.append(name)
+    for folder, files in by_folder.items():
+        others = _matching(files, WANTED)
+        chosen += [name for name in others if name not in _matching(others, UNWANTED)]
+        if folder not in with_weights:
+            continue
+        safe = [*_matching(files, WEIGHTS), *(name for name in files if name in shards)]
         pickles = _matching(files, PICKLES)
-        if pickles and not any(name.endswith(".safetensors") for name in safe):
+        if pickles and not safe:
             if not allow_pickle:
                 raise HubwireError(
                     Reason.MODEL_NOT_ALLOWED,
                     f"the repository holds weights as a pickle ({pickles[0]}), not safetensors; the flag --allow-pickle permits reading it",
                 )
             chosen += [*pickles, *(name for name in files if name.endswith(".bin.index.json"))]
-        chosen += [name for name in safe if name not in _matching(safe, UNWANTED)]
-    return sorted(chosen)
+        chosen += safe
+    return sorted(set(chosen))
+
+
+def _normal(folder: str) -> str:
+    """ "./1_Pooling/" as "1_Pooling", the root as ""."""
+    return PurePosixPath(folder.strip("/")).as_posix().removeprefix(".")
 
 
 def _matching(names: Iterable[str], patterns: Iterable[str]) -> list[str]:
@@ -122,10 +140,18 @@ def _download(request: HubRequest, revision: ResolvedRevision, progress: Progres
     info = api.model_info(request.repository, revision=revision.resolved, files_metadata=True)
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
     place: dict[str, Any] = {"revision": revision, "token": request.token, "cache_dir": request.cache_dir, "endpoint": request.endpoint}
-    folders = {""}
-    if "modules.json" in sizes:
-        folders |= _module_folders(Path(hf_hub_download(request.repository, "modules.json", **place)))
-    names = wanted_files(sizes, folders, allow_pickle=request.allow_pickle)
+
+    def read(name: str) -> Any:
+        """A JSON file of the repository. A broken one is left for the loader, which says what is wrong with it."""
+        try:
+            return json.loads(Path(hf_hub_download(request.repository, name, **place)).read_text(encoding="utf-8"))
+        except ValueError:
+            return None
+
+    folders = (_module_folders(read("modules.json")) if "modules.json" in sizes else set()) or {""}
+    indices = {_in_folder(folder, INDEX): folder for folder in folders}
+    shards = {_in_folder(folder, shard) for name, folder in indices.items() if name in sizes for shard in _shards(read(name))}
+    names = wanted_files(sizes, folders, allow_pickle=request.allow_pickle, shards=shards)
     if not names:
         raise HubwireError(Reason.MODEL_NOT_SUPPORTED, f"the repository {request.repository} holds no model for transformers")
     bar = _reporting_to(progress, f"fetching {request.repository}", sum(sizes[name] for name in names))
@@ -143,12 +169,22 @@ def _cached(request: HubRequest, revision: ResolvedRevision) -> Path:
     return Path(path)
 
 
-def _module_folders(modules_json: Path) -> set[str]:
-    """The folders that modules.json lists. A broken file is left for the loader, which says what is wrong with it."""
+def _module_folders(modules: Any) -> set[str]:
+    """The folders that modules.json lists; none where it does not list modules, which is left for the loader too."""
     try:
-        return {str(module["path"]).strip("/") for module in json.loads(modules_json.read_text(encoding="utf-8"))}
-    except (OSError, ValueError, TypeError, KeyError):
+        return {_normal(str(module["path"])) for module in modules}
+    except (TypeError, KeyError):
         return set()
+
+
+def _shards(index: Any) -> set[str]:
+    """The files that an index of weights names."""
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    return {name for name in weight_map.values() if isinstance(name, str)} if isinstance(weight_map, dict) else set()
+
+
+def _in_folder(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
 
 
 def _reporting_to(progress: Progress | None, message: str, total: int) -> type[Any]:

@@ -20,6 +20,9 @@ Progress = Callable[[str, int, int], None]
 thread.
 """
 
+MAX_QUOTED = 100
+"""How much of a name that is nowhere an error shows."""
+
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -42,7 +45,10 @@ class ModelSource:
     def label(self) -> str:
         """The source as clients may see it: of a local folder only the last part of its path."""
         if self.kind is SourceKind.FOLDER:
-            return Path(self.name).expanduser().resolve().name
+            try:
+                return Path(self.name).expanduser().resolve().name
+            except (OSError, RuntimeError, ValueError):  # a path that cannot exist, which resolve says
+                return Path(self.name).name
         return f"package:{self.name}" if self.kind is SourceKind.PACKAGE else self.name
 
 
@@ -61,6 +67,8 @@ def parse_source(text: str) -> ModelSource:
     Raises HubwireError (VALUE_OUT_OF_RANGE) where the text is none of these.
     """
     text = text.strip()
+    if "\0" in text:
+        raise HubwireError(Reason.VALUE_OUT_OF_RANGE, "a model source holds no NUL character", field="source")
     if text.startswith("package:"):
         return ModelSource(SourceKind.PACKAGE, text.removeprefix("package:").strip("/"))
     if text.startswith((".", "~", "/")) or Path(text).is_absolute() or _is_folder(text):
@@ -116,30 +124,42 @@ def _is_folder(text: str) -> bool:
 
 
 def _folder(name: str) -> Path:
-    path = Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            return path.resolve()
+    except (OSError, RuntimeError, ValueError):  # too long for a path, not one at all, or the home of an unknown user
+        pass
     # Where it lies is the operator's business: clients see the last part of a path alone.
-    if not _is_folder(str(path)):
-        raise HubwireError(Reason.MODEL_SOURCE_NOT_FOUND, f"the server has no model folder {path.name!r} there", field="source")
-    return path.resolve()
+    raise HubwireError(
+        Reason.MODEL_SOURCE_NOT_FOUND, f"the server has no model folder {Path(name).name[:MAX_QUOTED]!r} there", field="source"
+    )
 
 
 def _package_folder(name: str) -> Path:
     """The folder inside a package, which is found without running the package's code."""
     distribution, _, folder = name.partition("/")
     module = distribution.replace("-", "_")
+    shown = distribution[:MAX_QUOTED]
     # A dotted name would make find_spec import the parent package.
     if not module.isidentifier():
-        raise HubwireError(Reason.MODEL_SOURCE_NOT_FOUND, f"{distribution!r} is no package name: write package:NAME/FOLDER", field="source")
-    spec = importlib.util.find_spec(module)
+        raise HubwireError(Reason.MODEL_SOURCE_NOT_FOUND, f"{shown!r} is no package name: write package:NAME/FOLDER", field="source")
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, OSError, ValueError):  # the program itself (__main__), or a name too long for a file
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         raise HubwireError(
             Reason.MODEL_SOURCE_NOT_FOUND,
-            f"no package {distribution!r} is installed; pip install {distribution.replace('_', '-')} may help",
+            f"no package {shown!r} is installed; pip install {shown.replace('_', '-')} may help",
             field="source",
         )
     for location in spec.submodule_search_locations:
         root = Path(location).resolve()
-        path = (root / folder).resolve()
-        if path.is_dir() and path.is_relative_to(root):
-            return path
-    raise HubwireError(Reason.MODEL_SOURCE_NOT_FOUND, f"the package {distribution!r} has no folder {folder!r}", field="source")
+        try:
+            path = (root / folder).resolve()
+            if path.is_dir() and path.is_relative_to(root):
+                return path
+        except (OSError, ValueError):  # too long for a path, or not one at all
+            continue
+    raise HubwireError(Reason.MODEL_SOURCE_NOT_FOUND, f"the package {shown!r} has no folder {folder[:MAX_QUOTED]!r}", field="source")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hubwire_server.errors import HubwireError, Reason
-from hubwire_server.models.hub import HubRequest
+from hubwire_server.models.hub import HubRequest, wanted_files
 from hubwire_server.models.sources import ModelSource, SourceKind, parse_source, resolve
 from tests.unit.models.fake_hub import COMMIT, FakeHub, serve
 
@@ -80,6 +80,34 @@ def test_what_is_no_source_is_refused_with_a_hint(text: str) -> None:
     assert caught.value.reason is Reason.VALUE_OUT_OF_RANGE
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "~nosuchuser/x",
+        "/" + "a" * 5_000,
+        "/a" * 5_000,
+        "./" + "é" * 300,
+        "package:__main__",
+        "package:" + "a" * 5_000,
+        "package:hubwire_server/" + "a" * 5_000,
+        "o/" + "a" * 5_000,
+    ],
+)
+def test_a_source_that_cannot_exist_is_not_found(source: str, tmp_path: Path) -> None:
+    assert parse_source(source).label
+    with pytest.raises(HubwireError) as caught:
+        resolve(source, cache_dir=tmp_path, endpoint="http://127.0.0.1:1")
+    assert caught.value.reason is Reason.MODEL_SOURCE_NOT_FOUND, caught.value
+    assert (caught.value.field, len(caught.value.message) < 300) == ("source", True)
+
+
+@pytest.mark.parametrize("source", ["/a\0b", "a\0b", "package:a\0b", "package:hubwire_server/\0", "~\0"])
+def test_a_source_with_a_nul_is_out_of_range(source: str) -> None:
+    with pytest.raises(HubwireError, match="NUL") as caught:
+        resolve(source)
+    assert caught.value.reason is Reason.VALUE_OUT_OF_RANGE
+
+
 def test_a_folder_shows_only_the_last_part_of_its_path(tmp_path: Path) -> None:
     resolved = resolve(str(tmp_path))
     assert (resolved.source_label, resolved.revision) == (tmp_path.name, "")
@@ -134,7 +162,7 @@ def test_only_what_loading_reads_is_fetched_and_the_commit_is_pinned(hub: FakeHu
     assert {file.relative_to(resolved.path).as_posix() for file in resolved.path.rglob("*") if file.is_file()} == set(NEEDED)
     assert [done for _, done, _ in steps] == sorted(done for _, done, _ in steps)
     total = sum(map(len, NEEDED.values()))
-    assert steps[-1][1:] == (total - len(NEEDED["modules.json"]), total)
+    assert steps[-1][1:] == (total - len(NEEDED["modules.json"] + NEEDED["model.safetensors.index.json"]), total)
 
 
 def test_a_second_fetch_downloads_nothing_and_works_without_the_hub(hub: FakeHub, tmp_path: Path) -> None:
@@ -153,6 +181,39 @@ def test_a_pickle_is_fetched_only_where_it_is_allowed_and_nothing_else_is_there(
     resolve("owner/name", allow_pickle=True, cache_dir=tmp_path, endpoint=hub.endpoint)
     assert "pytorch_model.bin" in hub.fetched
     assert "dense/pytorch_model.bin" not in hub.fetched
+
+
+@pytest.mark.parametrize(
+    ("names", "folders", "shards", "expected"),
+    [
+        (["model.safetensors", "vocab.spm", "cl100k.tiktoken"], [""], [], ["cl100k.tiktoken", "model.safetensors", "vocab.spm"]),
+        (["config.json", "part.a.safetensors", "other.safetensors"], [""], ["part.a.safetensors"], ["config.json", "part.a.safetensors"]),
+        (["m/config.json", "./odd"], ["./m"], [], ["m/config.json"]),
+        (["pytorch_model.bin", "0/model.safetensors"], ["0", "1_Pooling"], [], ["0/model.safetensors"]),
+        (["model.safetensors", "config.json", "0/model.safetensors"], ["0/"], [], ["0/model.safetensors", "config.json"]),
+        (["weights/a.safetensors"], [""], ["weights/a.safetensors"], ["weights/a.safetensors"]),
+        (["pytorch_model.bin", "a.safetensors"], [""], ["a.safetensors"], ["a.safetensors"]),
+    ],
+    ids=[
+        "vocabularies of other kinds",
+        "shards of other names",
+        "a folder with a dot",
+        "an old pickle at the root",
+        "weights at the root that no module reads",
+        "shards in a folder of their own",
+        "shards of other names beside a pickle",
+    ],
+)
+def test_the_files_that_are_wanted(names: list[str], folders: list[str], shards: list[str], expected: list[str]) -> None:
+    assert wanted_files(names, folders, allow_pickle=False, shards=shards) == expected
+
+
+def test_shards_that_the_index_names_are_fetched(hub: FakeHub, tmp_path: Path) -> None:
+    hub.files["model.safetensors.index.json"] = json.dumps({"weight_map": {"a": "own-1.safetensors", "b": "../x", "c": 3}}).encode()
+    hub.files["own-1.safetensors"] = b"own"
+    resolve("owner/name", cache_dir=tmp_path, endpoint=hub.endpoint)
+    assert "own-1.safetensors" in hub.fetched
+    assert "model.fp16.safetensors" not in hub.fetched
 
 
 @pytest.mark.parametrize(
