@@ -143,7 +143,8 @@ class Registry:
             await self._released.wait()
 
     def check_served(self, model: ReadyModel, *, leased: bool = False) -> None:
-        """Raises HubwireError where a model was unloaded or failed since a call began. One that is leased is unloaded only after the call."""
+        """Raises HubwireError where a model was unloaded or failed since a call began. One that is leased is unloaded only after the
+        call."""
         held = self.find(model.key)
         if held is None or (held.state is ModelState.UNLOADING and not leased):
             raise _unloading(model.name)
