@@ -3,7 +3,7 @@
     python benchmarks/gate.py RESULTS.json              compares a run with recorded.json
     python benchmarks/gate.py RESULTS.json... --record  records several runs, the lowest ratio of each benchmark, with machine and commit
 
-RESULTS.json is what pytest-benchmark writes with --benchmark-json. Ratios depend on the instruction set, so each has its own record; on one
+RESULTS.json is what pytest-benchmark writes with --benchmark-json. Ratios depend on the processor, so each kind has its own record; on one
 that nobody has recorded yet, the gate compares with what the project promises everywhere.
 """
 
@@ -38,9 +38,15 @@ def problems(measured: Mapping[str, float], recorded: Mapping[str, float]) -> li
     return found
 
 
-def expected(recorded: Mapping[str, Any], simd: str) -> dict[str, float]:
-    """The ratios to compare with on an instruction set."""
-    own = recorded["recorded"].get(simd)
+def processor(run: Mapping[str, Any]) -> str:
+    """The kind of processor of a run: its brand and the instruction set that the core uses on it."""
+    machine = run["machine_info"]
+    return f"{machine['cpu'].get('brand_raw', 'unknown')}, {machine['simd']}"
+
+
+def expected(recorded: Mapping[str, Any], kind: str) -> dict[str, float]:
+    """The ratios to compare with on a kind of processor."""
+    own = recorded["recorded"].get(kind)
     return dict(own["ratios"] if own is not None else recorded["promised"])
 
 
@@ -69,16 +75,16 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     runs = [json.loads(path.read_text()) for path in args.results]
     recorded = json.loads(RECORDED.read_text())
-    simd = runs[0]["machine_info"]["simd"]
+    kind = processor(runs[0])
     if args.record:
-        recorded["recorded"][simd] = record(runs)
+        recorded["recorded"][kind] = record(runs)
         RECORDED.write_text(json.dumps(recorded, indent=2) + "\n")
         return 0
     measured = ratios(runs[0])
-    found = problems(measured, expected(recorded, simd))
+    found = problems(measured, expected(recorded, kind))
     for problem in found:
         print(f"benchmark gate: {problem}", file=sys.stderr)
-    print(f"benchmark gate: {len(measured)} ratios on {simd}, {len(found)} problems")
+    print(f"benchmark gate: {len(measured)} ratios on {kind}, {len(found)} problems")
     return 1 if found else 0
 
 

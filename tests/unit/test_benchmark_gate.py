@@ -18,7 +18,7 @@ def gate(tmp_path, monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "RECORDED", tmp_path / "recorded.json")
-    recorded = {"promised": {"pooling": 6.0}, "recorded": {"avx2": {"ratios": {"pooling": 9.0, "wire": 12.0}}}}
+    recorded = {"promised": {"pooling": 6.0}, "recorded": {"a cpu, avx2": {"ratios": {"pooling": 9.0, "wire": 12.0}}}}
     (tmp_path / "recorded.json").write_text(json.dumps(recorded))
     return module
 
@@ -59,18 +59,18 @@ def test_a_ratio_that_nobody_recorded_fails(run):
     assert run(pooling=9.0, wire=12.0, new=1.0) == 1
 
 
-def test_an_instruction_set_that_nobody_recorded_is_held_to_the_promise(run, capsys):
+def test_a_processor_that_nobody_recorded_is_held_to_the_promise(run, capsys):
     assert run(pooling=4.1, simd="neon") == 0
     assert run(pooling=3.9, simd="neon") == 1
     assert "below 4.00x" in capsys.readouterr().err
 
 
-def test_recording_keeps_ratios_machine_and_commit_for_its_own_instruction_set(run, gate):
+def test_recording_keeps_ratios_machine_and_commit_for_its_own_processor(run, gate):
     assert run("--record", pooling=3.0, simd="neon") == 0
     recorded = json.loads(gate.RECORDED.read_text())["recorded"]
-    assert recorded["neon"]["ratios"] == {"pooling": 3.0}
-    assert recorded["avx2"]["ratios"] == {"pooling": 9.0, "wire": 12.0}
-    assert (recorded["neon"]["machine"]["cpu"], recorded["neon"]["commit"]) == ("a cpu", "abc")
+    assert recorded["a cpu, neon"]["ratios"] == {"pooling": 3.0}
+    assert recorded["a cpu, avx2"]["ratios"] == {"pooling": 9.0, "wire": 12.0}
+    assert (recorded["a cpu, neon"]["machine"]["cpu"], recorded["a cpu, neon"]["commit"]) == ("a cpu", "abc")
     assert run(pooling=2.1, simd="neon") == 0
     assert run(pooling=1.9, simd="neon") == 1
 
