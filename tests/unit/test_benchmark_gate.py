@@ -51,6 +51,15 @@ def test_a_ratio_that_fell_by_more_than_a_third_fails(run, capsys):
     assert "pooling: 5.99x, below 6.00x" in capsys.readouterr().err
 
 
+def test_of_two_runs_the_better_one_counts_and_what_is_slow_in_both_fails(gate, run, tmp_path):
+    run(pooling=5.0, wire=5.0)
+    (tmp_path / "results.json").rename(tmp_path / "first.json")
+    run(pooling=9.0, wire=5.0)
+    assert gate.main([str(tmp_path / "first.json"), str(tmp_path / "results.json")]) == 1
+    run(pooling=9.0, wire=12.0)
+    assert gate.main([str(tmp_path / "first.json"), str(tmp_path / "results.json")]) == 0
+
+
 def test_a_ratio_that_was_not_measured_fails(run):
     assert run(pooling=9.0) == 1
 
