@@ -87,14 +87,14 @@ class Texts:
         """Ends the thread."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def check(self, texts: Sequence[str], field: str = "texts") -> None:
+    def check(self, texts: Sequence[str]) -> None:
         """Raises HubwireError for the first text that no model would read."""
-        self.check_count(len(texts), field)
+        self.check_count(len(texts), "texts")
         for index, text in enumerate(texts):
-            if (error := self.text_error(text, f"{field}[{index}]")) is not None:
+            if (error := self.text_error(text, f"texts[{index}]")) is not None:
                 raise error
 
-    def check_count(self, count: int, field: str = "texts") -> None:
+    def check_count(self, count: int, field: str) -> None:
         """Raises HubwireError where a message holds no texts, or too many."""
         if count == 0:
             raise HubwireError(Reason.FIELD_REQUIRED, f"{field} is empty: give at least one text", field=field)
