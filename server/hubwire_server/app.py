@@ -126,8 +126,10 @@ class App:
         )
         policy = LoadPolicy(
             device=settings.device,
+            backend=settings.backend,
             dtype=settings.dtype,
             threads=settings.worker_threads,
+            cache_dir=str(settings.cache_dir),
             allow_pickle=settings.allow_pickle,
             allow_remote_code=settings.allow_remote_code,
             token=settings.hub_token,

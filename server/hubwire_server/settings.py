@@ -41,7 +41,10 @@ class Settings:
     address: str = DEFAULT_ADDRESS
     models: tuple[ModelArgument, ...] = ()
     device: str = "auto"
+    backend: str = "auto"
     dtype: str = "auto"
+    cache_dir: Path = Path("~/.cache/hubwire")
+    """Where exported graphs and measured choices are kept between starts."""
     threads: int = 0
     """CPU threads of the worker; 0 is one per core that this process may use."""
     allow_pickle: frozenset[str] = frozenset()
@@ -79,6 +82,10 @@ def parse(argv: Sequence[str], environment: Mapping[str, str] | None = None, fol
     env = {key: value for source in reversed(sources) for key, value in source.items() if value}
     parser = _parser(env)
     args = vars(parser.parse_args(list(argv)))
+    if problem := _misfit(args["backend"], args["dtype"], args["device"]):
+        parser.error(problem)
+    if args["cache_dir"] is None:
+        args["cache_dir"] = Path(env["XDG_CACHE_HOME"]) / "hubwire" if env.get("XDG_CACHE_HOME") else Settings().cache_dir
     names = [model.name for model in args["model"] or () if model.name]
     if len(set(names)) < len(names):
         parser.error(f"argument --model: a name is given twice: {', '.join(names)}")
@@ -102,6 +109,17 @@ def _model(text: str) -> ModelArgument:
     if not source or (found and not name):
         raise argparse.ArgumentTypeError(f"{text!r} is not [NAME=]SOURCE[@REVISION]")
     return ModelArgument(source, name, revision)
+
+
+def _misfit(backend: str, dtype: str, device: str) -> str:
+    """What is wrong with three flags that do not go together; empty where nothing is."""
+    if backend == "onnx" and dtype in ("float16", "bfloat16"):
+        return f"argument --dtype: {dtype} is for --backend torch"
+    if dtype == "int8" and backend == "torch":
+        return "argument --dtype: int8 is for --backend onnx"
+    if device not in ("auto", "cpu") and (backend == "onnx" or dtype == "int8"):
+        return f"argument --device: --backend onnx and --dtype int8 are for a CPU, not for {device}"
+    return ""
 
 
 def _device(text: str) -> str:
@@ -183,10 +201,24 @@ def _parser(env: Mapping[str, str]) -> _Parser:
     )
     add("device", type=_device, default=defaults.device, help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)")
     add(
+        "backend",
+        default=defaults.backend,
+        choices=["auto", "torch", "onnx"],
+        help="the engine; auto measures which is the fastest for each model on a CPU, and takes torch on other devices (default: %(default)s)",
+    )
+    add(
         "dtype",
         default=defaults.dtype,
-        choices=["auto", "float32", "float16", "bfloat16"],
-        help="number format of the computation (default: %(default)s, float32 on a CPU)",
+        choices=["auto", "float32", "float16", "bfloat16", "int8"],
+        help="number format of the computation; auto takes less than float32 on a CPU only where it is faster and as good as equal; int8 is "
+        "faster and less exact, on a CPU (default: %(default)s)",
+    )
+    add(
+        "cache-dir",
+        type=Path,
+        default=None,
+        metavar="FOLDER",
+        help="where exported models are kept between starts; `hubwire cache clear` empties it (default: ~/.cache/hubwire)",
     )
     add("threads", type=_between(0, 4_096), default=defaults.threads, help="CPU threads of the worker (default: one per core)")
     add(

@@ -125,6 +125,7 @@ _DESCRIPTION = ModelDescription(
     dtype="float32",
     packed=True,
     packed_note="",
+    candidates=(),
     hidden_size=HIDDEN_SIZE,
     dimensions=HIDDEN_SIZE,
     max_tokens=MAX_TOKENS,

@@ -20,12 +20,19 @@ NO_LIMIT = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadOptions:
-    """How a model may be loaded. device is "auto", "cpu", "cuda:0" or "mps"; dtype is "auto", "float32", "float16" or "bfloat16"."""
+    """How a model may be loaded.
+
+    device is "auto", "cpu", "cuda:0" or "mps". backend is "auto", "torch" or "onnx"; dtype is "auto", "float32", "float16", "bfloat16" or
+    "int8". What "auto" comes to on a CPU is measured at load (choice.py).
+    """
 
     device: str = "cpu"
+    backend: str = "auto"
     dtype: str = "auto"
     threads: int = 1
     """How many CPU threads the engine may use."""
+    cache_dir: Path | None = None
+    """Where exported graphs and measured choices are kept. None keeps neither, and runs models by torch alone."""
     allow_pickle: bool = False
     """Read weights that are pickled (pytorch_model.bin). A pickle can run code."""
     allow_remote_code: bool = False
@@ -42,6 +49,19 @@ class RaggedBatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A way in which a model could run on a CPU, and how it did at load. The fields are those of hubwire.v1.BackendCandidate."""
+
+    backend: str
+    dtype: str
+    chosen: bool = False
+    cosine: float = 0.0
+    short_ns: int = 0
+    mixed_ns: int = 0
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BackendDescription:
     """What a loaded model is and how it runs."""
 
@@ -55,7 +75,7 @@ class BackendDescription:
     packed: bool
     """Whether texts are computed without padding."""
     packed_note: str
-    """How the check of packing at load came out, for people."""
+    """How the check of packing at load came out, for people. Empty for a backend that always pads."""
 
 
 class Backend(Protocol):

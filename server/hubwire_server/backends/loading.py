@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from hubwire_server.backends.base import NO_LIMIT, Backend, LoadOptions
+from hubwire_server.backends.base import NO_LIMIT, Backend, Candidate, LoadOptions
 from hubwire_server.backends.embedding_head import EmbeddingHead
 from hubwire_server.backends.fingerprint import fingerprint
 from hubwire_server.backends.sentence_folder import read_sentence_folder
@@ -31,6 +31,8 @@ class LoadedEmbeddingModel:
     fingerprint: str
     max_tokens: int
     """The longest text, special tokens included: what sentence-transformers would cut at, and never above what the model reads."""
+    candidates: tuple[Candidate, ...] = ()
+    """How the backend and the number format were chosen; empty where there was nothing to choose."""
 
 
 def load_embedding_model(path: Path, options: LoadOptions) -> LoadedEmbeddingModel:

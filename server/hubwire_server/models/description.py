@@ -13,6 +13,18 @@ class Task(StrEnum):
     EMBEDDING = "embedding"
 
 
+class BackendCandidate(msgspec.Struct, frozen=True, kw_only=True):
+    """A way in which a model could run: see hubwire.v1.BackendCandidate."""
+
+    backend: str
+    dtype: str
+    chosen: bool
+    cosine: float
+    short_ns: int
+    mixed_ns: int
+    note: str
+
+
 class ModelDescription(msgspec.Struct, frozen=True, kw_only=True):
     """A loaded model. The fields that hubwire.v1.Model has too are documented there."""
 
@@ -24,6 +36,8 @@ class ModelDescription(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str
     packed: bool
     packed_note: str
+    candidates: tuple[BackendCandidate, ...]
+    """How the backend and the number format were chosen; empty where there was nothing to choose."""
     hidden_size: int
     """The size of a token's vector, before pooling and the modules after it."""
     dimensions: int
@@ -49,8 +63,11 @@ class LoadSpec(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     task: Task
     device: str
+    backend: str
     dtype: str
     threads: int
+    cache_dir: str
+    """Empty for none."""
     allow_pickle: bool
     allow_remote_code: bool
 

@@ -9,7 +9,7 @@ import grpc
 
 from hubwire.v1 import embedding_pb2, model_pb2
 from hubwire_server.errors import HubwireError, Reason
-from hubwire_server.models.description import Task
+from hubwire_server.models.description import BackendCandidate, Task
 from hubwire_server.models.registry import Model
 from hubwire_server.services import wire
 from hubwire_server.services.embedding import POOLINGS
@@ -105,6 +105,7 @@ class ModelService:
             message.packed = described.packed
             message.packed_note = described.packed_note
             message.max_tokens = described.max_tokens
+            message.candidates.extend(_candidate(candidate) for candidate in described.candidates)
             message.embedding.CopyFrom(
                 model_pb2.EmbeddingDetails(
                     dimensions=described.dimensions,
@@ -115,3 +116,15 @@ class ModelService:
                 )
             )
         return message
+
+
+def _candidate(candidate: BackendCandidate) -> model_pb2.BackendCandidate:
+    return model_pb2.BackendCandidate(
+        backend=candidate.backend,
+        dtype=candidate.dtype,
+        chosen=candidate.chosen,
+        cosine=candidate.cosine,
+        short_nanos=candidate.short_ns,
+        mixed_nanos=candidate.mixed_ns,
+        note=candidate.note,
+    )

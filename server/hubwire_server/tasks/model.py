@@ -57,8 +57,10 @@ class LoadPolicy:
     """
 
     device: str
+    backend: str
     dtype: str
     threads: int
+    cache_dir: str = ""
     allow_pickle: frozenset[str] = frozenset()
     allow_remote_code: frozenset[str] = frozenset()
     token: str | None = None
@@ -257,8 +259,10 @@ class ModelTask:
             path=path,
             task=model.task,
             device=policy.device,
+            backend=policy.backend,
             dtype=policy.dtype,
             threads=policy.threads,
+            cache_dir=policy.cache_dir,
             allow_pickle=policy.allows_pickle(source),
             allow_remote_code=policy.allows_remote_code(source),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from hubwire_server.backends.base import LoadOptions, RaggedBatch
 from hubwire_server.backends.loading import LoadedEmbeddingModel, load_embedding_model
-from hubwire_server.models.description import ModelDescription, Task
+from hubwire_server.models.description import BackendCandidate, ModelDescription, Task
 
 
 class EmbeddingModel:
@@ -31,6 +32,7 @@ class EmbeddingModel:
             dtype=backend.dtype,
             packed=backend.packed,
             packed_note=backend.packed_note,
+            candidates=tuple(BackendCandidate(**dataclasses.asdict(candidate)) for candidate in loaded.candidates),
             hidden_size=backend.hidden_size,
             dimensions=head.dimensions,
             max_tokens=loaded.max_tokens,

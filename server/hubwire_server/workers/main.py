@@ -81,7 +81,13 @@ def serve(sock: socket.socket, load: LoadModel) -> None:
 def _load(models: dict[str, WorkerModel], message: frames.Load, load: LoadModel) -> tuple[frames.AnyMessage, list[NDArray[Any]]]:
     spec = message.spec
     options = LoadOptions(
-        device=spec.device, dtype=spec.dtype, threads=spec.threads, allow_pickle=spec.allow_pickle, allow_remote_code=spec.allow_remote_code
+        device=spec.device,
+        backend=spec.backend,
+        dtype=spec.dtype,
+        threads=spec.threads,
+        cache_dir=Path(spec.cache_dir) if spec.cache_dir else None,
+        allow_pickle=spec.allow_pickle,
+        allow_remote_code=spec.allow_remote_code,
     )
     try:
         model = load(Path(spec.path), options)

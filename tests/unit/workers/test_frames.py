@@ -16,7 +16,16 @@ from hubwire_server.models.description import LoadSpec, Task
 from hubwire_server.workers import frames
 
 SPEC = LoadSpec(
-    key="m#1", path="/m", task=Task.EMBEDDING, device="cpu", dtype="auto", threads=2, allow_pickle=False, allow_remote_code=True
+    key="m#1",
+    path="/m",
+    task=Task.EMBEDDING,
+    device="cpu",
+    backend="auto",
+    dtype="auto",
+    threads=2,
+    cache_dir="",
+    allow_pickle=False,
+    allow_remote_code=True,
 )
 MESSAGES = [
     frames.Hello(pid=7),

@@ -99,6 +99,7 @@ class Model(_message.Message):
     PACKED_NOTE_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     EMBEDDING_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """name is the name by which requests choose the model."""
     source: _builtins.str
@@ -119,13 +120,15 @@ class Model(_message.Message):
     architecture: _builtins.str
     """architecture is the name of the model's class in transformers."""
     backend: _builtins.str
-    """backend is the engine that runs the model: "torch"."""
+    """backend is the engine that runs the model: "torch" or "onnx"."""
     device: _builtins.str
     """device is where it runs: "cpu", "cuda:0", "mps"."""
     dtype: _builtins.str
-    """dtype is the number format of its computation: "float32", "float16" or "bfloat16"."""
+    """dtype is the number format of its computation: "float32", "float16", "bfloat16" or "int8"."""
     packed: _builtins.bool
-    """packed is true where texts are computed without padding. False where the model's family does not allow it, or where the check at load found a difference."""
+    """packed is true where texts are computed without padding. False where the model's family does not allow it, where the check at load found a difference,
+    and for the backend "onnx", which computes texts of similar length together.
+    """
     packed_note: _builtins.str
     """packed_note says how the check at load came out."""
     max_tokens: _builtins.int
@@ -137,6 +140,12 @@ class Model(_message.Message):
     @_builtins.property
     def embedding(self) -> Global___EmbeddingDetails:
         """embedding is there for TASK_EMBEDDING."""
+
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___BackendCandidate]:
+        """candidates is how backend and dtype were chosen: every way in which the model could run, with what was measured of it at load. Empty where there was
+        nothing to choose, as on a GPU.
+        """
 
     def __init__(
         self,
@@ -157,16 +166,65 @@ class Model(_message.Message):
         packed_note: _builtins.str = ...,
         max_tokens: _builtins.int = ...,
         embedding: Global___EmbeddingDetails | None = ...,
+        candidates: _abc.Iterable[Global___BackendCandidate] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["details", b"details", "embedding", b"embedding", "error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "backend", b"backend", "default_for_task", b"default_for_task", "details", b"details", "device", b"device", "dtype", b"dtype", "embedding", b"embedding", "error", b"error", "fingerprint", b"fingerprint", "max_tokens", b"max_tokens", "name", b"name", "packed", b"packed", "packed_note", b"packed_note", "revision", b"revision", "source", b"source", "state", b"state", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "backend", b"backend", "candidates", b"candidates", "default_for_task", b"default_for_task", "details", b"details", "device", b"device", "dtype", b"dtype", "embedding", b"embedding", "error", b"error", "fingerprint", b"fingerprint", "max_tokens", b"max_tokens", "name", b"name", "packed", b"packed", "packed_note", b"packed_note", "revision", b"revision", "source", b"source", "state", b"state", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_details: _TypeAlias = _typing.Literal["embedding"]  # noqa: Y015
     _WhichOneofArgType_details: _TypeAlias = _typing.Literal["details", b"details"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_details) -> _WhichOneofReturnType_details | None: ...
 
 Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class BackendCandidate(_message.Message):
+    """BackendCandidate is a way in which a model could run, and how it did when the model was loaded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BACKEND_FIELD_NUMBER: _builtins.int
+    DTYPE_FIELD_NUMBER: _builtins.int
+    CHOSEN_FIELD_NUMBER: _builtins.int
+    COSINE_FIELD_NUMBER: _builtins.int
+    SHORT_NANOS_FIELD_NUMBER: _builtins.int
+    MIXED_NANOS_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    backend: _builtins.str
+    """backend is the engine: "torch" or "onnx"."""
+    dtype: _builtins.str
+    """dtype is the number format: "float32", "float16", "bfloat16" or "int8"."""
+    chosen: _builtins.bool
+    """chosen is true for the one that serves."""
+    cosine: _builtins.float
+    """cosine is the lowest cosine between the vectors of this candidate and those of torch in float32, over texts of random tokens; 0 where it was not
+    compared.
+    """
+    short_nanos: _builtins.int
+    """short_nanos is the time of one text of 12 tokens; 0 where it was not timed."""
+    mixed_nanos: _builtins.int
+    """mixed_nanos is the time of a batch of texts of mixed lengths; 0 where it was not timed."""
+    note: _builtins.str
+    """note says how it runs, or why it was not taken, for people."""
+    def __init__(
+        self,
+        *,
+        backend: _builtins.str = ...,
+        dtype: _builtins.str = ...,
+        chosen: _builtins.bool = ...,
+        cosine: _builtins.float = ...,
+        short_nanos: _builtins.int = ...,
+        mixed_nanos: _builtins.int = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "chosen", b"chosen", "cosine", b"cosine", "dtype", b"dtype", "mixed_nanos", b"mixed_nanos", "note", b"note", "short_nanos", b"short_nanos"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackendCandidate: _TypeAlias = BackendCandidate  # noqa: Y015
 
 @_typing.final
 class EmbeddingDetails(_message.Message):
