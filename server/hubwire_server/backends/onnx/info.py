@@ -1,0 +1,40 @@
+"""What a backend has to know of an exported model, stored beside its graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from hubwire_server.errors import HubwireError, Reason
+
+INFO = "info.json"
+
+
+class OnnxInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """An exported model. dtype is "float32" or "int8" (the weights; what comes out is float32)."""
+
+    architecture: str
+    hidden_size: int
+    """The width of the first output."""
+    max_tokens: int
+    """The longest text that the model reads, special tokens included, or NO_LIMIT of base.py."""
+    vocabulary_size: int
+    pad_id: int
+    """The token that fills up the shorter texts of a batch. It is masked."""
+    takes_type_ids: bool
+    dtype: str = "float32"
+    outputs: tuple[str, ...] = ("last_hidden_state",)
+
+
+def read_info(folder: Path) -> OnnxInfo:
+    """What write_info wrote. Raises HubwireError (MODEL_LOAD_FAILED) where it is missing or broken."""
+    try:
+        return msgspec.json.decode((folder / INFO).read_bytes(), type=OnnxInfo)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise HubwireError(Reason.MODEL_LOAD_FAILED, f"the exported model's {INFO} cannot be read: {error}") from error
+
+
+def write_info(folder: Path, info: OnnxInfo) -> None:
+    """Stores info in the folder of an export. Raises OSError."""
+    (folder / INFO).write_bytes(msgspec.json.format(msgspec.json.encode(info)) + b"\n")

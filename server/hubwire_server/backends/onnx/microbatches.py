@@ -1,0 +1,63 @@
+"""From a ragged batch to rectangles: sorting texts by length, and cutting the sorted ones so that little of a rectangle is padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_PADDING = 0.2
+"""The largest part of a micro-batch that may be padding: that of the scheduler's planner, which backends may not import."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenOrder:
+    """The tokens of a batch in the order of their texts' lengths. lengths has one entry a text that has tokens, and does not fall."""
+
+    lengths: NDArray[np.int64]
+    _tokens: NDArray[np.int64] | None
+    """Where each sorted token stands in the batch; None where the batch is sorted."""
+
+    @classmethod
+    def by_length(cls, offsets: NDArray[np.int64]) -> TokenOrder:
+        """The order of a batch with these offsets. Texts of equal length keep their order."""
+        lengths = np.diff(offsets)
+        if not (lengths[1:] < lengths[:-1]).any():
+            return cls(lengths[lengths > 0], None)
+        texts = np.argsort(lengths, kind="stable")
+        ordered = lengths[texts]
+        starts = np.cumsum(ordered) - ordered
+        return cls(ordered[ordered > 0], np.repeat(offsets[:-1][texts] - starts, ordered) + np.arange(offsets[-1]))
+
+    def sort(self, values: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Values of the batch's tokens, shape (T,), in this order."""
+        return values if self._tokens is None else values[self._tokens]
+
+    def restore(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Hidden states in this order, shape (T, hidden_size), as the batch has its tokens."""
+        if self._tokens is None:
+            return hidden
+        restored = np.empty_like(hidden)
+        restored[self._tokens] = hidden
+        return restored
+
+
+def cut(lengths: Sequence[int] | NDArray[np.int64], budget_tokens: int, max_texts: int | None = None) -> list[tuple[int, int]]:
+    """Cuts texts, whose lengths do not fall, into runs [first, last) of neighbours: each pads at most MAX_PADDING, takes at most
+    budget_tokens tokens with its padding unless it is a single text, and holds at most max_texts texts.
+    """
+    runs = []
+    first = real = 0
+    for text, length in enumerate(np.asarray(lengths).tolist()):
+        taken = text - first + 1
+        rectangle = taken * length
+        full = rectangle > budget_tokens or (max_texts is not None and taken > max_texts)
+        if taken > 1 and (full or real + length < (1 - MAX_PADDING) * rectangle):
+            runs.append((first, text))
+            first, real = text, 0
+        real += length
+    if len(lengths):
+        runs.append((first, len(lengths)))
+    return runs
