@@ -204,14 +204,14 @@ def _parser(env: Mapping[str, str]) -> _Parser:
         "backend",
         default=defaults.backend,
         choices=["auto", "torch", "onnx"],
-        help="the engine; auto measures which is the fastest for each model on a CPU, and takes torch on other devices (default: %(default)s)",
+        help="the engine; on a CPU auto measures which is the fastest for each model, elsewhere it is torch (default: %(default)s)",
     )
     add(
         "dtype",
         default=defaults.dtype,
         choices=["auto", "float32", "float16", "bfloat16", "int8"],
-        help="number format of the computation; auto takes less than float32 on a CPU only where it is faster and as good as equal; int8 is "
-        "faster and less exact, on a CPU (default: %(default)s)",
+        help="number format of the computation; on a CPU auto takes less than float32 only where that is faster and as good as equal, and "
+        "int8 never: it is less exact (default: %(default)s)",
     )
     add(
         "cache-dir",

@@ -72,8 +72,9 @@ def _affordable(round_ns_per_token: float, left_ns: int) -> Sequence[int]:
 
 
 def _rounds(forwards: Sequence[Forward], batch: RaggedBatch, stop: int, clock: Callable[[], int]) -> list[int]:
-    """The shortest time of each in nanoseconds. The first round, in which engines make kernels and memory, counts where there is no time for
-    a second."""
+    """The shortest time of each in nanoseconds. The first round, in which engines make kernels and memory, counts where there is no time
+    for a second.
+    """
     best = [0] * len(forwards)
     for number in range(MAX_ROUNDS):
         round_start = clock()
@@ -88,13 +89,14 @@ def _rounds(forwards: Sequence[Forward], batch: RaggedBatch, stop: int, clock: C
 
 
 def choose(candidates: Sequence[Candidate]) -> int:
-    """The index of the candidate to serve with.
+    """The index of the candidate to serve with, of those that were timed.
 
     Of those in float32 the fastest over both batches; onnx where the two are as good as equal, since it starts without torch. A lower
-    precision replaces it only where its cosine is high enough and it is faster on both: it must not cost a single call its latency.
+    precision replaces it only where its cosine is high enough and it is faster on both: it must not cost a single call its latency. Where
+    there is none in float32, a lower precision was asked for, and the fastest is taken.
     """
     timed = [index for index, candidate in enumerate(candidates) if candidate.short_ns]
-    exact = [index for index in timed if candidates[index].dtype == "float32"]
+    exact = [index for index in timed if candidates[index].dtype == "float32"] or timed
     best = min(exact, key=lambda index: _cost(candidates[index]) * (1.0 if candidates[index].backend == "onnx" else MIN_GAIN))
     faster = [index for index in timed if candidates[index].cosine >= MIN_COSINE and _is_faster(candidates[index], candidates[best])]
     return min(faster, key=lambda index: _cost(candidates[index]), default=best)

@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from hubwire_server.backends.base import NO_LIMIT
 from hubwire_server.errors import HubwireError, Reason
+
+FILE = "exported_tokenizer.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +22,7 @@ class ExportedTokenizer:
 
     json: str
     model_max_length: int
-    """The longest text that the tokenizer's own configuration sets; transformers' 1e30 where it sets none."""
+    """The longest text that the tokenizer's own configuration sets, or NO_LIMIT."""
     special_ids: tuple[int, ...]
     """The ids of all special tokens."""
     has_chat_template: bool
@@ -52,10 +57,20 @@ def export_tokenizer(path: Path, *, allow_remote_code: bool = False, lowercase: 
     text = tokenizer.backend_tokenizer.to_str()
     return ExportedTokenizer(
         json=_with_lowercase(text) if lowercase else text,
-        model_max_length=int(tokenizer.model_max_length),
+        model_max_length=min(int(tokenizer.model_max_length), NO_LIMIT),
         special_ids=tuple(sorted(set(tokenizer.all_special_ids))),
         has_chat_template=bool(tokenizer.chat_template),
     )
+
+
+def write_tokenizer(folder: Path, tokenizer: ExportedTokenizer) -> None:
+    """Keeps an exported tokenizer. Raises OSError."""
+    (folder / FILE).write_bytes(msgspec.json.encode(tokenizer))
+
+
+def read_tokenizer(folder: Path) -> ExportedTokenizer:
+    """What write_tokenizer kept. Raises OSError, and ValueError where it is broken."""
+    return msgspec.json.decode((folder / FILE).read_bytes(), type=ExportedTokenizer)
 
 
 def _has_vocabulary(path: Path, file_names: dict[str, str]) -> bool:

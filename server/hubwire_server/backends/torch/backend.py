@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hubwire_server.backends.base import BackendDescription, LoadOptions, RaggedBatch
-from hubwire_server.backends.torch.check import choose_encoder
+from hubwire_server.backends.torch.check import choose_encoder, random_texts
 from hubwire_server.backends.torch.devices import resolve_device, resolve_dtype
 from hubwire_server.backends.torch.model import load_body, max_tokens, own_weights
 from hubwire_server.backends.torch.packed import vocabulary_size
@@ -23,15 +23,19 @@ MEMORY_RETRY_AFTER_MS = 1000
 """When a text that did not fit into the device's memory may be tried again."""
 
 
-def load(path: Path, options: LoadOptions) -> TorchBackend:
+def load(path: Path, options: LoadOptions, on_body: Callable[[Any], None] = lambda body: None) -> TorchBackend:
     """Loads the model of a folder (LoadBackend of base.py). The number of threads is torch's, and so the process's: the last load
     decides.
+
+    on_body gets the model as transformers loaded it, before anything of it is replaced.
     """
     torch.set_num_threads(max(1, options.threads))
     device = resolve_device(options.device)
     dtype = resolve_dtype(options.dtype, device)
     try:
-        return TorchBackend(load_body(path, options, device, dtype))
+        body = load_body(path, options, device, dtype)
+        on_body(body)
+        return TorchBackend(body)
     except torch.OutOfMemoryError as error:
         raise HubwireError(Reason.MODEL_LOAD_FAILED, f"the device {device} has too little memory for the model") from error
 
@@ -74,6 +78,10 @@ class TorchBackend:
             parts = [part if len(rows) == 1 else part.copy() for row in rows for part in self._forward_halving(row)]
         hidden = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return hidden, self.description.dtype
+
+    def random_texts(self, lengths: Sequence[int]) -> RaggedBatch:
+        """Texts of random tokens of these lengths, as the check at load uses them (check.py)."""
+        return random_texts(self._body, lengths, self.description.max_tokens)
 
     def close(self) -> None:
         """Frees the model's memory. The backend cannot be used after it."""

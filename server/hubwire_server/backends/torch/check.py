@@ -74,7 +74,7 @@ class Choice:
 
 def choose_encoder(body: Any, max_tokens: int) -> Choice:
     """Checks a model's ways to run. Raises HubwireError (MODEL_NOT_SUPPORTED) where it does not even run one text at a time."""
-    probe = _probe(body, max_tokens)
+    probe = probe_texts(body, max_tokens)
     alone = PaddedEncoder(body, pad=False)
     try:
         reference = alone.forward_ragged(probe)
@@ -85,8 +85,8 @@ def choose_encoder(body: Any, max_tokens: int) -> Choice:
         raise HubwireError(Reason.MODEL_NOT_SUPPORTED, f"the model does not run on texts in {body.dtype}: {_one_line(error)}") from error
     _drop_pooler(body, alone, probe, reference)
     choice = _choose_way(body, alone, probe, reference)
-    short = _random_texts(body, SHORT_LENGTHS, max_tokens)
-    mixed = [_random_texts(body, (*MIXED_LENGTHS, more), max_tokens) for more in (1, 2)]
+    short = random_texts(body, SHORT_LENGTHS, max_tokens)
+    mixed = [random_texts(body, (*MIXED_LENGTHS, more), max_tokens) for more in (1, 2)]
     linears = choose_linears(body, choice.encoder, short, mixed, lambda: _problem(choice.encoder, probe, reference))
     return replace(choice, note="; ".join(filter(None, (choice.note, linears))))
 
@@ -162,16 +162,17 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:200]}"
 
 
-def _probe(body: Any, max_tokens: int) -> RaggedBatch:
-    """Texts of random tokens, none of them special: some models treat padding and end tokens in their own way."""
+def probe_texts(body: Any, max_tokens: int) -> RaggedBatch:
+    """The texts of the check. Their tokens are random, none of them special: some models treat padding and end tokens in their own way."""
     window = getattr(body.config, "sliding_window", None)
     lengths = list(LENGTHS)
     if isinstance(window, int) and window <= min(MAX_CHECKED_WINDOW, max_tokens - 9):
         lengths.append(window + 9)
-    return _random_texts(body, lengths, max_tokens)
+    return random_texts(body, lengths, max_tokens)
 
 
-def _random_texts(body: Any, lengths: Sequence[int], max_tokens: int) -> RaggedBatch:
+def random_texts(body: Any, lengths: Sequence[int], max_tokens: int) -> RaggedBatch:
+    """Texts of these lengths, cut to max_tokens, of tokens that are not special. The same lengths give the same texts."""
     offsets = np.concatenate([[0], np.cumsum(np.minimum(lengths, max_tokens))]).astype(np.int64)
     generator = np.random.default_rng(20261124)
     special = {

@@ -41,3 +41,10 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     if name not in DTYPES:
         raise HubwireError(Reason.MODEL_LOAD_FAILED, f"{name!r} is no number format: use auto, {', '.join(DTYPES)}")
     return DTYPES[name]
+
+
+def computes_natively(dtype: str) -> bool:
+    """Whether this CPU has instructions for a half precision, without which it is slower than float32."""
+    supported = {"bfloat16": "_is_mkldnn_bf16_supported", "float16": "_is_mkldnn_fp16_supported"}
+    operator = getattr(torch.ops.mkldnn, supported[dtype], None) if torch._C._has_mkldnn else None
+    return operator is not None and bool(operator())

@@ -12,6 +12,12 @@ from hubwire_server.backends.base import RaggedBatch
 from hubwire_server.backends.torch.packed import takes_type_ids
 
 
+def pad_id(body: Any) -> int:
+    """The token that fills up the shorter texts of a batch. It is masked, so where the model names none any token serves."""
+    token = getattr(body.config, "pad_token_id", None)
+    return token if isinstance(token, int) and token >= 0 else 0
+
+
 class PaddedEncoder:
     """The body of a model with its own attention. With pad=False each text runs alone, for models that do not honour the mask."""
 
@@ -21,7 +27,7 @@ class PaddedEncoder:
         self._body = body
         self._pad = pad
         self._takes_type_ids = takes_type_ids(body)
-        self._pad_id = pad_id if isinstance(pad_id := getattr(body.config, "pad_token_id", None), int) and pad_id >= 0 else 0
+        self._pad_id = pad_id(body)
 
     def forward_ragged(self, batch: RaggedBatch) -> Tensor:
         """The last hidden states of all tokens, shape (T, hidden_size), on the model's device."""

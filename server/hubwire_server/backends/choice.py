@@ -1,0 +1,266 @@
+"""Choosing, on a CPU, the engine and the number format that a model runs in.
+
+    a record of an earlier start? ── onnx ──▶ open the export, and compare it with what torch made of its probe ──▶ serve, without torch
+                 │              └─── torch ─▶ load it in torch ──▶ serve
+                 no
+                 ▼
+    load it in torch in float32 ──▶ export it ──▶ compare each candidate ──▶ time those that passed ──▶ choose, and write the record
+
+What was found on the way is kept as Candidates, which are part of the model's description.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hubwire_server.backends.base import Backend, Candidate, LoadOptions, RaggedBatch
+from hubwire_server.backends.calibration import MIN_COSINE, MIXED_LENGTHS, choose, time_candidates
+from hubwire_server.backends.embedding_head import EmbeddingHead
+from hubwire_server.backends.onnx import ExportCache, ExportKey, OnnxBackend, SessionOptions
+from hubwire_server.backends.onnx.check import MAX_DIFFERENCE, probe_difference
+from hubwire_server.backends.onnx.info import read_info
+from hubwire_server.backends.records import Record, Records
+from hubwire_server.backends.sentence_folder import SentenceFolder
+from hubwire_server.backends.tokenizer_export import ExportedTokenizer, export_tokenizer, read_tokenizer, write_tokenizer
+from hubwire_server.errors import HubwireError, Reason
+
+if TYPE_CHECKING:
+    from hubwire_server.backends.torch import TorchBackend
+
+log = logging.getLogger("hubwire.choice")
+
+SESSIONS = {
+    "threads spin within a batch": partial(SessionOptions, spinning="stop", affinity=True),
+    "threads never spin": partial(SessionOptions, spinning="none"),
+}
+"""The sessions that are timed, by what the description says of them. The first one serves where nothing was timed."""
+DEFAULT_SESSION = next(iter(SESSIONS))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The backend that serves, the tokenizer that came with it, and how the backend was chosen."""
+
+    backend: Backend
+    tokenizer: ExportedTokenizer
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(slots=True)
+class _Way:
+    """A candidate and, unless it was refused, the backend that runs it."""
+
+    candidate: Candidate
+    backend: Backend | None = None
+    session: str = ""
+
+
+class Chooser:
+    """Loads the model of a folder on a CPU. cache is the folder for exports and records."""
+
+    def __init__(self, folder: SentenceFolder, fingerprint: str, options: LoadOptions, cache: Path) -> None:
+        self._folder = folder
+        self._path = folder.transformer_path
+        self._fingerprint = fingerprint
+        self._options = replace(options, device="cpu")
+        self._records = Records(cache)
+        self._exports = ExportCache(cache / "exports")
+        self._refusal = ""
+
+    def load(self) -> Choice:
+        """The model as an earlier start chose to run it, or as it is chosen now.
+
+        Raises HubwireError as torch.load, and MODEL_NOT_SUPPORTED where the options ask for onnx and the model does not run in it.
+        """
+        return self._recorded() or self._exported() or self._measured()
+
+    # What earlier starts left
+
+    def _recorded(self) -> Choice | None:
+        record = self._records.find(self._fingerprint, self._options)
+        if record is None:
+            return None
+        if record.chosen.backend == "torch":
+            return Choice(backend=self._load_torch(record.chosen.dtype), tokenizer=self._tokenizer, candidates=record.candidates)
+        return self._open(record.candidates, record.chosen.dtype, record.session)
+
+    def _exported(self) -> Choice | None:
+        """An export serves without a record where onnx is asked for and is all that there is: it may have been made on another machine."""
+        if self._options.backend != "onnx":
+            return None
+        dtype = self._onnx_dtype
+        return self._open((Candidate(backend="onnx", dtype=dtype, chosen=True, note=DEFAULT_SESSION),), dtype, DEFAULT_SESSION)
+
+    def _open(self, candidates: tuple[Candidate, ...], dtype: str, session: str) -> Choice | None:
+        """The export in the cache, where it is there and still gives what torch gave."""
+        folder = self._exports.find(self._key(dtype))
+        if folder is None:
+            return None
+        try:
+            backend = self._open_session(folder, session)
+            difference = probe_difference(backend, folder)
+            tokenizer = read_tokenizer(folder)
+        except (HubwireError, OSError, ValueError, KeyError) as error:
+            log.warning("an export is made anew, since it cannot be used: %s", error)
+        else:
+            if difference <= MAX_DIFFERENCE:
+                return Choice(backend=backend, tokenizer=tokenizer, candidates=candidates)
+            log.warning("an export is made anew, since it differs from torch by %.1e standard deviations", difference)
+        self._exports.remove(self._key(dtype))
+        return None
+
+    # Measuring
+
+    def _measured(self) -> Choice:
+        reference = self._load_torch("float32", export=self._options.backend != "torch")
+        check = reference.random_texts(MIXED_LENGTHS)
+        size = reference.description.hidden_size
+        head = EmbeddingHead.from_sentence_folder(self._folder, hidden_size=size, allow_pickle=self._options.allow_pickle)
+        expected = _vectors(reference, head, check)
+        ways = list(self._ways(reference))
+        for way in ways:
+            if way.backend is not None:
+                self._compare(way, expected, _vectors(way.backend, head, check))
+        self._time(ways, reference)
+        return self._settle(ways, reference)
+
+    def _ways(self, reference: TorchBackend) -> Iterator[_Way]:
+        """Every way that the options leave open. One that cannot be taken has no backend, and says why."""
+        backend, dtype = self._options.backend, self._options.dtype
+        if backend != "onnx" and dtype != "int8":
+            yield _Way(Candidate(backend="torch", dtype="float32", note=reference.description.packed_note), reference)
+        if backend != "torch":
+            yield from self._onnx_ways()
+        if backend != "onnx" and dtype == "auto":
+            for half in ("bfloat16", "float16"):
+                yield self._half_way(half)
+
+    def _onnx_ways(self) -> Iterator[_Way]:
+        candidate = Candidate(backend="onnx", dtype=self._onnx_dtype)
+        folder = self._exports.find(self._key("float32"))
+        if folder is not None and candidate.dtype == "int8":
+            folder = self._quantized(folder)
+        if folder is None:
+            yield _Way(replace(candidate, note=self._refusal))
+            return
+        for session in SESSIONS:
+            yield _Way(replace(candidate, note=session), self._open_session(folder, session), session)
+
+    def _half_way(self, dtype: str) -> _Way:
+        from hubwire_server.backends.torch.devices import computes_natively
+
+        candidate = Candidate(backend="torch", dtype=dtype)
+        if not computes_natively(dtype):
+            return _Way(replace(candidate, note="this processor has no instructions for it"))
+        try:
+            backend = self._load_torch(dtype)
+        except HubwireError as error:
+            return _Way(replace(candidate, note=error.message))
+        return _Way(replace(candidate, note=backend.description.packed_note), backend)
+
+    def _compare(self, way: _Way, expected: NDArray[np.float32], vectors: NDArray[np.float32]) -> None:
+        """Writes down how close the vectors of a way are to those of torch in float32, and refuses it where they are not close enough."""
+        cosine = _lowest_cosine(expected, vectors)
+        way.candidate = replace(way.candidate, cosine=cosine)
+        asked_for = way.candidate.dtype == self._options.dtype
+        if not (asked_for or cosine >= MIN_COSINE) and way.backend is not None:
+            way.candidate = replace(way.candidate, note=f"not equal enough: below a cosine of {MIN_COSINE}")
+            way.backend.close()
+            way.backend = None
+
+    def _time(self, ways: list[_Way], reference: TorchBackend) -> None:
+        running = [(way, way.backend) for way in ways if way.backend is not None]
+        timings = time_candidates([backend.forward for _, backend in running], reference.random_texts)
+        for (way, _), timing in zip(running, timings, strict=True):
+            way.candidate = replace(way.candidate, short_ns=timing.short_ns, mixed_ns=timing.mixed_ns)
+
+    def _settle(self, ways: list[_Way], reference: TorchBackend) -> Choice:
+        """Chooses, keeps the record, and closes every other backend."""
+        if all(way.backend is None for way in ways):
+            text = f"the model does not run in ONNX Runtime ({ways[0].candidate.note}); with --backend auto it runs in torch"
+            raise HubwireError(Reason.MODEL_NOT_SUPPORTED, text)
+        chosen = ways[choose([way.candidate for way in ways])]
+        chosen.candidate = replace(chosen.candidate, chosen=True)
+        others = {id(backend): backend for backend in (reference, *(way.backend for way in ways)) if backend is not chosen.backend}
+        for backend in filter(None, others.values()):
+            backend.close()
+        assert chosen.backend is not None
+        record = Record(candidates=tuple(way.candidate for way in ways), session=chosen.session)
+        self._records.write(self._fingerprint, self._options, record)
+        return Choice(backend=chosen.backend, tokenizer=self._tokenizer, candidates=record.candidates)
+
+    # The parts
+
+    @cached_property
+    def _tokenizer(self) -> ExportedTokenizer:
+        return export_tokenizer(self._path, allow_remote_code=self._options.allow_remote_code, lowercase=self._folder.lowercase)
+
+    @property
+    def _onnx_dtype(self) -> str:
+        return "int8" if self._options.dtype == "int8" else "float32"
+
+    def _key(self, dtype: str) -> ExportKey:
+        options = self._options
+        return ExportKey(
+            fingerprint=self._fingerprint, dtype=dtype, allow_pickle=options.allow_pickle, allow_remote_code=options.allow_remote_code
+        )
+
+    def _load_torch(self, dtype: str, *, export: bool = False) -> TorchBackend:
+        from hubwire_server.backends.torch import load  # here, since importing torch takes seconds
+
+        options = replace(self._options, dtype=dtype)
+        return load(self._path, options, on_body=self._export) if export else load(self._path, options)
+
+    def _open_session(self, folder: Path, session: str) -> OnnxBackend:
+        return OnnxBackend(folder, read_info(folder), SESSIONS[session](threads=self._options.threads))
+
+    def _export(self, body: Any) -> None:
+        """Puts an export of the model into the cache, unless there is one. What speaks against it is kept for the description."""
+        from hubwire_server.backends.onnx.body import export_body
+
+        def build(folder: Path) -> None:
+            write_tokenizer(folder, self._tokenizer)
+            export_body(body, folder, weights=self._path, threads=self._options.threads)
+
+        self._write("float32", build)
+
+    def _quantized(self, exported: Path) -> Path | None:
+        from hubwire_server.backends.onnx.body import quantize_body
+
+        def build(folder: Path) -> None:
+            write_tokenizer(folder, self._tokenizer)
+            quantize_body(exported, folder, threads=self._options.threads)
+
+        return self._write("int8", build)
+
+    def _write(self, dtype: str, build: Any) -> Path | None:
+        from hubwire_server.backends.onnx.export import ExportError
+
+        key = self._key(dtype)
+        try:
+            return self._exports.find(key) or self._exports.write(key, build)
+        except (ExportError, HubwireError) as error:
+            self._refusal = str(error)
+        except OSError as error:
+            self._refusal = f"the export could not be written: {error.strerror}"
+        log.warning("the model is not run by ONNX Runtime: %s", self._refusal)
+        return None
+
+
+def _vectors(backend: Backend, head: EmbeddingHead, texts: RaggedBatch) -> NDArray[np.float32]:
+    hidden, dtype = backend.forward(texts)
+    return head.pool(hidden, dtype, texts.offsets)
+
+
+def _lowest_cosine(expected: NDArray[np.float32], vectors: NDArray[np.float32]) -> float:
+    a, b = expected.astype(np.float64), vectors.astype(np.float64)
+    cosines = np.einsum("nd,nd->n", a, b) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-30)
+    return float(cosines.min())

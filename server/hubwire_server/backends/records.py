@@ -1,0 +1,84 @@
+"""What was measured of a model on this machine, kept between starts, so that the next one need not measure it again.
+
+A record is one small JSON file in the cache folder. It holds for one model, one kind of processor, one number of threads, one set of
+options and one set of versions: where any of them differs there is no record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import platform
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+
+from hubwire_server import _native
+from hubwire_server.backends.base import Candidate, LoadOptions
+
+FOLDER = "choices"
+FORMAT = 1
+"""Raised whenever a record of before would be read wrongly."""
+PACKAGES = ("hubwire-server", "numpy", "onnxruntime", "torch", "transformers")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """How the candidates did, the chosen one among them, and the session that it runs in where it is onnx."""
+
+    candidates: tuple[Candidate, ...]
+    session: str = ""
+
+    @property
+    def chosen(self) -> Candidate:
+        """The candidate that serves."""
+        return next(candidate for candidate in self.candidates if candidate.chosen)
+
+
+class Records:
+    """The records in a cache folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._folder = root / FOLDER
+
+    def find(self, fingerprint: str, options: LoadOptions) -> Record | None:
+        """The record of a model, or None where there is none that can be read."""
+        try:
+            record = msgspec.json.decode(self._path(fingerprint, options).read_bytes(), type=Record)
+        except (OSError, msgspec.MsgspecError):
+            return None
+        return record if sum(candidate.chosen for candidate in record.candidates) == 1 else None
+
+    def write(self, fingerprint: str, options: LoadOptions, record: Record) -> None:
+        """Keeps a record. One that cannot be written is measured again next time."""
+        path = self._path(fingerprint, options)
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+                file.write(msgspec.json.format(msgspec.json.encode(record)))
+            os.replace(file.name, path)
+
+    def forget(self, fingerprint: str, options: LoadOptions) -> None:
+        """Drops a record that no longer holds."""
+        with contextlib.suppress(OSError):
+            self._path(fingerprint, options).unlink(missing_ok=True)
+
+    def _path(self, fingerprint: str, options: LoadOptions) -> Path:
+        parts = [FORMAT, fingerprint, processor(), _native.simd_level(), options.threads, options.backend, options.dtype]
+        parts += [options.allow_pickle, options.allow_remote_code, *map(version, PACKAGES)]
+        digest = hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]
+        return self._folder / f"{fingerprint}-{digest}.json"
+
+
+def processor() -> str:
+    """The name of the processor, as far as the system tells it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
