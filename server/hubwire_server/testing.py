@@ -35,6 +35,7 @@ from hubwire_server.models.description import ModelDescription, Task
 from hubwire_server.models.registry import ModelState
 from hubwire_server.settings import ModelArgument, Settings
 from hubwire_server.workers import main as worker_main
+from hubwire_server.workers.spent import Spent
 from hubwire_server.workers.supervisor import WorkerOptions
 
 FAKE_WORKER_COMMAND = (sys.executable, "-m", "hubwire_server.testing")
@@ -84,21 +85,29 @@ class FakeModel:
         table = np.random.default_rng(0).standard_normal((len(_VOCABULARY), HIDDEN_SIZE), dtype=np.float32) * np.float32(scale)
         table[_VOCABULARY["nan"]] = np.nan
         self._table = table
+        self.spent = Spent()
 
     def pool(self, batch: RaggedBatch, pooling: str, skip: NDArray[np.int64]) -> NDArray[np.float32]:
         """See workers.main.WorkerModel."""
         mode = pooling or self.description.pooling[0]
+        hidden = self.tokens(batch)
+        start = time.perf_counter_ns()
         try:
-            return pool_ragged(self.tokens(batch), batch.offsets, mode=mode, skip=skip)  # type: ignore[arg-type]
+            return pool_ragged(hidden, batch.offsets, mode=mode, skip=skip)  # type: ignore[arg-type]
         except ValueError as error:
             raise HubwireError(Reason.OUTPUT_NOT_FINITE, "the model gave NaN") from error
+        finally:
+            self.spent.pool_ns += time.perf_counter_ns() - start
 
     def tokens(self, batch: RaggedBatch) -> NDArray[np.float32]:
         """See workers.main.WorkerModel."""
+        start = time.perf_counter_ns()
         for word in ("crash", "hang", "slow", "fail"):
             if _VOCABULARY[word] in batch.ids:
                 getattr(self, f"_{word}")()
-        return self._table[batch.ids]
+        hidden = self._table[batch.ids]
+        self.spent.forward_ns += time.perf_counter_ns() - start
+        return hidden
 
     def close(self) -> None:
         """See workers.main.WorkerModel."""

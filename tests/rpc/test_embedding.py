@@ -52,6 +52,18 @@ def test_an_answer_carries_vectors_model_usage_and_timings(embedding):
     assert 0 < timings.tokenize_nanos < timings.total_nanos
     assert 0 < timings.compute_nanos < timings.total_nanos
     assert timings.queue_nanos < timings.total_nanos
+    assert 0 < timings.forward_nanos < timings.compute_nanos
+    assert 0 < timings.pool_nanos < timings.compute_nanos - timings.forward_nanos
+    stages = (
+        timings.decode_nanos,
+        timings.tokenize_nanos,
+        timings.queue_nanos,
+        timings.transfer_nanos,
+        timings.compute_nanos,
+        timings.encode_nanos,
+    )
+    assert min(stages) > 0
+    assert sum(stages) <= timings.total_nanos
 
 
 def test_a_text_has_the_same_vector_alone_and_in_any_batch(embedding):

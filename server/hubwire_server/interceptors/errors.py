@@ -39,6 +39,10 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: BaseExceptio
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every handler so that no exception reaches gRPC. A method that does not exist is answered with the reason METHOD_NOT_FOUND."""
 
+    def __init__(self) -> None:
+        self._wrapped: dict[str, tuple[Handler, Handler]] = {}
+        """By method: a handler, and what was made of it. The methods of a server are few, and those that do not exist are not kept."""
+
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
@@ -49,11 +53,18 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return _unknown_method(method)
-        behavior = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
-        # A handler that streams is a generator, or a coroutine that writes to the context itself.
-        wrapped = _generator(behavior, method) if inspect.isasyncgenfunction(behavior) else _coroutine(behavior, method)
-        make = _MAKERS[handler.request_streaming, handler.response_streaming]
-        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+        known = self._wrapped.get(method)
+        if known is None or known[0] is not handler:
+            known = self._wrapped[method] = (handler, _wrap(handler, method))
+        return known[1]
+
+
+def _wrap(handler: Handler, method: str) -> Handler:
+    behavior = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+    # A handler that streams is a generator, or a coroutine that writes to the context itself.
+    wrapped = _generator(behavior, method) if inspect.isasyncgenfunction(behavior) else _coroutine(behavior, method)
+    make = _MAKERS[handler.request_streaming, handler.response_streaming]
+    return make(wrapped, handler.request_deserializer, handler.response_serializer)
 
 
 _MAKERS = {

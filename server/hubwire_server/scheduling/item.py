@@ -56,13 +56,24 @@ class Sink(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchTiming:
+    """Where the time of a batch went, in nanoseconds. The texts of a batch share it, and two batches are never the same one."""
+
+    compute_ns: int
+    """All that the worker did; forward_ns and pool_ns are parts of it."""
+    forward_ns: int
+    pool_ns: int
+    transfer_ns: int
+    """On the way to the worker and back."""
+
+
 @dataclass(frozen=True, slots=True)
 class ItemTiming:
-    """How long a text waited, and how long its batch was computed, in nanoseconds. batch numbers the batch it was in."""
+    """How long a text waited for the device to take its batch, in nanoseconds, and where the time of that batch went."""
 
     queue_ns: int
-    compute_ns: int
-    batch: int
+    batch: BatchTiming
 
 
 @dataclass(eq=False, slots=True)

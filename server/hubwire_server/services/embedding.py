@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from typing import Any
@@ -36,8 +37,8 @@ POOLINGS: Mapping[int, str] = {
     embedding_pb2.POOLING_MEAN_SQRT_LEN: "mean_sqrt_len_tokens",
     embedding_pb2.POOLING_WEIGHTED_MEAN: "weightedmean",
 }
-
-
+NO_OPTIONS = EmbedOptions()
+"""The options of a request that gives none."""
 INLINE_ENCODE_VALUES = 262_144
 """Up to so many values token vectors are encoded on the event loop, which takes less than 1 ms; above, in a thread, without the GIL."""
 
@@ -59,15 +60,12 @@ class EmbeddingService:
 
     async def embed(self, data: bytes, context: wire.Context) -> bytes:
         """EmbeddingService.Embed."""
+        arrived_ns = time.perf_counter_ns()
         message = wire.parse(embedding_pb2.EmbedRequest, data)
-        request = EmbedRequest(texts=message.texts, model=message.model, options=embed_options(message.options, "options"))
+        options = embed_options(message.options, "options") if message.HasField("options") else NO_OPTIONS
+        request = EmbedRequest(texts=list(message.texts), model=message.model, options=options, arrived_ns=arrived_ns)
         result = await self._task.embed(request, wire.caller(context))
-        rest = embedding_pb2.EmbedResponse(
-            dimensions=result.format.dimensions,
-            model=wire.served_model(result.model),
-            usage=wire.usage_message(result.usage),
-            timings=wire.timings_message(result.timings),
-        )
+        computed_ns = time.perf_counter_ns()
         try:
             vectors = encode_vectors(
                 result.vectors,
@@ -78,26 +76,30 @@ class EmbeddingService:
             )
         except NativeError as error:
             raise _encoding_error(error, f"texts[{error.index}]") from error
-        return vectors + rest.SerializeToString()
+        result.timings.finish(arrived_ns, computed_ns)
+        return vectors + wire.answer_rest(
+            embedding_pb2.EmbedResponse,
+            dimensions=result.format.dimensions,
+            model=result.model,
+            usage=result.usage,
+            timings=result.timings,
+        )
 
     async def embed_tokens(self, data: bytes, context: wire.Context) -> bytes:
         """EmbeddingService.EmbedTokens."""
+        arrived_ns = time.perf_counter_ns()
         message = wire.parse(embedding_pb2.EmbedTokensRequest, data)
         options = message.options
         request = EmbedTokensRequest(
-            texts=message.texts,
+            texts=list(message.texts),
             model=message.model,
             truncation=wire.truncation(options.truncation, "options.truncation") if options.HasField("truncation") else None,
             offset_unit=wire.enum_value(wire.OFFSET_UNITS, options.offset_unit, "options.offset_unit"),
+            arrived_ns=arrived_ns,
         )
         encoding = wire.enum_value(wire.ENCODINGS, options.encoding, "options.encoding")
         result = await self._task.embed_tokens(request, wire.caller(context))
-        rest = embedding_pb2.EmbedTokensResponse(
-            dimensions=result.model.description.hidden_size,
-            model=wire.served_model(result.model),
-            usage=wire.usage_message(result.usage),
-            timings=wire.timings_message(result.timings),
-        )
+        computed_ns = time.perf_counter_ns()
         batch = result.batch
         assert batch.spans is not None
         assert batch.special_tokens_mask is not None
@@ -115,7 +117,14 @@ class EmbeddingService:
             embeddings = await asyncio.to_thread(encode) if result.vectors.size > INLINE_ENCODE_VALUES else encode()
         except NativeError as error:
             raise _encoding_error(error, f"texts[{error.index}]") from error
-        return embeddings + rest.SerializeToString()
+        result.timings.finish(arrived_ns, computed_ns)
+        return embeddings + wire.answer_rest(
+            embedding_pb2.EmbedTokensResponse,
+            dimensions=result.model.description.hidden_size,
+            model=result.model,
+            usage=result.usage,
+            timings=result.timings,
+        )
 
     async def stream_embed(self, requests: AsyncIterator[bytes], context: wire.Context) -> AsyncIterator[bytes]:
         """EmbeddingService.StreamEmbed."""
@@ -163,10 +172,11 @@ async def _read(requests: AsyncIterator[bytes], stream: EmbedStream) -> None:
     """Moves items from the caller into the stream until the caller closes it, or breaks its rules."""
     try:
         async for data in requests:
+            arrived_ns = time.perf_counter_ns()
             message = wire.parse(embedding_pb2.StreamEmbedRequest, data)
             match message.WhichOneof("payload"):
                 case "items":
-                    await stream.push([(item.id, item.text) for item in message.items.items])
+                    await stream.push([(item.id, item.text) for item in message.items.items], arrived_ns)
                 case "options":
                     raise HubwireError(Reason.STREAM_OUT_OF_ORDER, "the options of a stream were sent twice", field="options")
                 case _:
@@ -177,6 +187,7 @@ async def _read(requests: AsyncIterator[bytes], stream: EmbedStream) -> None:
 
 def _stream_response(results: StreamResults, stream: EmbedStream) -> bytes:
     """One message of results. Runs of vectors are written by the core; errors between them keep their place."""
+    start = time.perf_counter_ns()
     form = stream.plan.format
     parts: list[bytes] = []
     run: list[StreamResult] = []
@@ -188,13 +199,17 @@ def _stream_response(results: StreamResults, stream: EmbedStream) -> bytes:
         run = []
         parts.append(_encode_error(result, result.error))
     parts += _encode_run(run, form)
-    rest = embedding_pb2.StreamEmbedResponse(
-        dimensions=form.dimensions,
-        model=wire.served_model(stream.plan.model),
-        usage=wire.usage_message(results.usage),
-        timings=wire.timings_message(results.timings),
+    results.timings.finish(results.arrived_ns, start)
+    parts.append(
+        wire.answer_rest(
+            embedding_pb2.StreamEmbedResponse,
+            dimensions=form.dimensions,
+            model=stream.plan.model,
+            usage=results.usage,
+            timings=results.timings,
+        )
     )
-    return b"".join([*parts, rest.SerializeToString()])
+    return b"".join(parts)
 
 
 def _encode_run(run: list[StreamResult], form: VectorFormat) -> list[bytes]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc.aio
@@ -76,9 +77,16 @@ def truncation(message: common_pb2.Truncation, field: str) -> Truncation:
     return Truncation(side="left" if side == "left" else "right", max_tokens=message.max_tokens)
 
 
-def served_model(model: ReadyModel) -> common_pb2.ServedModel:
-    """The model as answers name it."""
-    return common_pb2.ServedModel(name=model.name, fingerprint=model.description.fingerprint)
+def answer_rest(answer: Callable[..., Message], *, dimensions: int, model: ReadyModel, usage: Usage, timings: Timings) -> bytes:
+    """All fields of an answer but its vectors, as bytes that belong before or after those. answer is its type of message."""
+    fixed = _fixed_rest(answer, dimensions, model.name, model.description.fingerprint)
+    return fixed + answer(usage=usage_message(usage), timings=timings_message(timings)).SerializeToString()
+
+
+@lru_cache(maxsize=256)
+def _fixed_rest(answer: Callable[..., Message], dimensions: int, name: str, fingerprint: str) -> bytes:
+    """What every answer of a model says again."""
+    return answer(dimensions=dimensions, model=common_pb2.ServedModel(name=name, fingerprint=fingerprint)).SerializeToString()
 
 
 def usage_message(usage: Usage) -> common_pb2.Usage:
@@ -89,8 +97,13 @@ def usage_message(usage: Usage) -> common_pb2.Usage:
 def timings_message(timings: Timings) -> common_pb2.Timings:
     """See hubwire.v1.Timings."""
     return common_pb2.Timings(
-        queue_nanos=timings.queue_ns,
+        decode_nanos=timings.decode_ns,
         tokenize_nanos=timings.tokenize_ns,
+        queue_nanos=timings.queue_ns,
+        transfer_nanos=timings.transfer_ns,
         compute_nanos=timings.compute_ns,
+        forward_nanos=timings.forward_ns,
+        pool_nanos=timings.pool_ns,
+        encode_nanos=timings.encode_ns,
         total_nanos=timings.total_ns,
     )

@@ -53,6 +53,8 @@ class EmbedRequest:
     texts: Sequence[str]
     model: str = ""
     options: EmbedOptions = field(default_factory=EmbedOptions)
+    arrived_ns: int = field(default_factory=time.perf_counter_ns)
+    """When its bytes were there, on the clock of time.perf_counter_ns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +85,8 @@ class EmbedTokensRequest:
     model: str = ""
     truncation: Truncation | None = None
     offset_unit: OffsetUnit = "code_point"
+    arrived_ns: int = field(default_factory=time.perf_counter_ns)
+    """As in EmbedRequest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,24 +146,20 @@ class EmbeddingTask:
 
     async def embed(self, request: EmbedRequest, caller: Caller) -> EmbedResult:
         """One vector a text, or HubwireError for the first text that has none."""
-        start = time.perf_counter_ns()
         plan = self.plan(request.model, request.options)
-        gather, tokenized = await self._run(plan, request.texts, caller)
-        gather.timings.total_ns = time.perf_counter_ns() - start
-        return EmbedResult(
-            vectors=np.stack(gather.rows), format=plan.format, model=plan.model, usage=_usage(tokenized), timings=gather.timings
-        )
+        gather, tokenized = await self._run(plan, request, caller)
+        rows = gather.rows
+        vectors = np.stack(rows) if len(rows) > 1 else rows[0][None]
+        return EmbedResult(vectors=vectors, format=plan.format, model=plan.model, usage=_usage(tokenized), timings=gather.timings)
 
     async def embed_tokens(self, request: EmbedTokensRequest, caller: Caller) -> EmbedTokensResult:
         """One vector a token, or HubwireError for the first text that has none."""
-        start = time.perf_counter_ns()
         model = self.registry.ready(request.model, Task.EMBEDDING)
         limit_tokens(model, request.truncation, "options.truncation")
         key = BatchKey(model.key, "tokens", padded=not model.description.packed)
         form = VectorFormat(dimensions=model.description.hidden_size, normalize=False, encoding="float")
         plan = EmbedPlan(model, key, "", request.truncation, form)
-        gather, tokenized = await self._run(plan, request.texts, caller, spans=request.offset_unit)
-        gather.timings.total_ns = time.perf_counter_ns() - start
+        gather, tokenized = await self._run(plan, request, caller, spans=request.offset_unit)
         return EmbedTokensResult(
             vectors=np.concatenate(gather.rows), batch=tokenized.batch, model=model, usage=_usage(tokenized), timings=gather.timings
         )
@@ -199,13 +199,15 @@ class EmbeddingTask:
         )
 
     async def _run(
-        self, plan: EmbedPlan, texts: Sequence[str], caller: Caller, *, spans: OffsetUnit | None = None
+        self, plan: EmbedPlan, request: EmbedRequest | EmbedTokensRequest, caller: Caller, *, spans: OffsetUnit | None = None
     ) -> tuple[_Gather, Tokenized]:
         """Computes all texts of a request, or none."""
+        texts = request.texts
         self.texts.check(texts)
         self.texts.check_prompt(plan.prompt, len(texts), "options.prompt")
         # A text has a token at least: where not even those fit, there is no need to count them.
         self.executor.check(len(texts))
+        decode_ns = time.perf_counter_ns() - request.arrived_ns
         with self.registry.lease(plan.model):
             tokenized = await self.texts.tokenize(plan.model, texts, prompt=plan.prompt, truncation=plan.truncation, spans=spans)
             if tokenized.too_long:
@@ -214,7 +216,7 @@ class EmbeddingTask:
             if spans is not None:
                 _check_answer_size(len(tokenized.batch.ids), plan.format.dimensions)
             self.registry.check_served(plan.model, leased=True)
-            gather = _Gather(plan.model.name, len(texts), tokenized.elapsed_ns)
+            gather = _Gather(plan.model.name, len(texts), Timings(decode_ns=decode_ns, tokenize_ns=tokenized.elapsed_ns))
             items = plan.items(tokenized, range(len(texts)), caller, gather)
             permit = self.executor.admit(len(tokenized.batch.ids))
             self.executor.submit(items, permit)
@@ -229,10 +231,10 @@ class EmbeddingTask:
 class _Gather:
     """The sink of one request: it is done when every text has its rows, and fails with the first text that fails."""
 
-    def __init__(self, model: str, count: int, tokenize_ns: int) -> None:
+    def __init__(self, model: str, count: int, timings: Timings) -> None:
         self._model = model
         self.rows: list[Any] = [None] * count
-        self.timings = Timings(tokenize_ns=tokenize_ns)
+        self.timings = timings
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._missing = count
 
@@ -251,7 +253,7 @@ class _Gather:
 
 
 def _usage(tokenized: Tokenized) -> Usage:
-    return Usage(input_tokens=len(tokenized.batch.ids), truncated_texts=int(tokenized.truncated.sum()))
+    return Usage(input_tokens=len(tokenized.batch.ids), truncated_texts=int(np.count_nonzero(tokenized.truncated)))
 
 
 def _check_answer_size(tokens: int, dimensions: int) -> None:

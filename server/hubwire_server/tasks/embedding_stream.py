@@ -42,6 +42,7 @@ class StreamResult:
     vector: NDArray[np.float32] | None = None
     error: HubwireError | None = None
     timing: ItemTiming | None = None
+    decode_ns: int = 0
     tokenize_ns: int = 0
 
 
@@ -50,6 +51,8 @@ class StreamResults:
     """Results that became ready together, in the order in which they are to be sent."""
 
     results: Sequence[StreamResult]
+    arrived_ns: int
+    """When the oldest of them arrived, on the clock of time.perf_counter_ns."""
     usage: Usage
     timings: Timings
 
@@ -73,14 +76,16 @@ class EmbedStream:
         self._room = asyncio.Event()
         task.streams.add(self)
 
-    async def push(self, entries: Sequence[tuple[str, str]]) -> None:
-        """Accepts (id, text) pairs, and returns once they are on their way.
+    async def push(self, entries: Sequence[tuple[str, str]], arrived_ns: int) -> None:
+        """Accepts (id, text) pairs, and returns once they are on their way. arrived_ns is when they came, on the clock of
+        time.perf_counter_ns.
 
         Raises HubwireError where the stream cannot go on: its model is gone, or the server ends. What was accepted is answered first.
         """
         self._task.texts.check_count(len(entries), "items.items")
+        decode_ns = time.perf_counter_ns() - arrived_ns
         for low in range(0, len(entries), CHUNK_TEXTS):
-            await self._push_chunk(entries[low : low + CHUNK_TEXTS])
+            await self._push_chunk(entries[low : low + CHUNK_TEXTS], decode_ns)
 
     def close_input(self) -> None:
         """No more texts will come: results() ends when all are answered."""
@@ -133,7 +138,7 @@ class EmbedStream:
         self._finished[result.sequence] = result
         self._ready.set()
 
-    async def _push_chunk(self, entries: Sequence[tuple[str, str]]) -> None:
+    async def _push_chunk(self, entries: Sequence[tuple[str, str]], decode_ns: int) -> None:
         while self._pushed - self._taken + len(entries) > WINDOW_TEXTS:
             self._room.clear()
             await self._room.wait()
@@ -141,7 +146,7 @@ class EmbedStream:
         now = time.perf_counter_ns()
         good: list[tuple[StreamResult, str]] = []
         for id_, text in entries:
-            result = StreamResult(id_, self._pushed, now)
+            result = StreamResult(id_, self._pushed, now, decode_ns=decode_ns)
             self._pushed += 1
             if (error := self._task.texts.text_error(text, "text")) is not None:
                 self._finish(result, error)
@@ -208,8 +213,8 @@ def _parts(items: Sequence[Item], tokens: int) -> Iterator[list[Item]]:
 
 def _collect(ready: list[StreamResult]) -> StreamResults:
     timings = Timings(
+        decode_ns=max(result.decode_ns for result in ready),
         tokenize_ns=max(result.tokenize_ns for result in ready),
-        total_ns=time.perf_counter_ns() - min(result.arrived_ns for result in ready),
     )
     for result in ready:
         if result.timing is not None:
@@ -218,4 +223,4 @@ def _collect(ready: list[StreamResult]) -> StreamResults:
         input_tokens=sum(result.tokens for result in ready if result.error is None),
         truncated_texts=sum(result.truncated for result in ready),
     )
-    return StreamResults(ready, usage, timings)
+    return StreamResults(ready, min(result.arrived_ns for result in ready), usage, timings)

@@ -144,20 +144,23 @@ class Texts:
         """Tokenizes checked texts, each with the prompt before it."""
         start = time.perf_counter_ns()
         limit = limit_tokens(model, truncation)
-        encode = partial(self._encode, model, texts, prompt, limit, truncation, spans)
         try:
             if sum(map(len, texts)) + len(prompt) * len(texts) <= INLINE_TOKENIZE_CHARACTERS:
-                batch, prompt_tokens = encode()
+                batch, prompt_tokens = self._encode(model, texts, prompt, limit, truncation, spans)
             else:
+                encode = partial(self._encode, model, texts, prompt, limit, truncation, spans)
                 batch, prompt_tokens = await asyncio.get_running_loop().run_in_executor(self._pool, encode)
         except NativeError as error:
             raise HubwireError(Reason.INTERNAL, f"the tokenizer failed: {error}") from error
-        counts, kept = batch.token_counts, np.diff(batch.offsets)
+        counts = batch.token_counts
         cut = counts > limit
-        skip = np.minimum(prompt_tokens, kept)
-        if truncation is not None and truncation.side == "left":  # what was cut was the prompt first
-            skip = np.maximum(0, skip - (counts - kept))
-        too_long = [] if truncation is not None else np.flatnonzero(cut).tolist()
+        skip = np.zeros(len(counts), dtype=np.int64)
+        if prompt_tokens:
+            kept = np.diff(batch.offsets)
+            skip = np.minimum(prompt_tokens, kept)
+            if truncation is not None and truncation.side == "left":  # what was cut was the prompt first
+                skip = np.maximum(0, skip - (counts - kept))
+        too_long = [] if truncation is not None else cut.nonzero()[0].tolist()
         return Tokenized(batch, skip, cut, too_long, limit, time.perf_counter_ns() - start)
 
     def _encode(

@@ -7,14 +7,13 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from hubwire_server.workers import frames
 
 
 class Connection(asyncio.BufferedProtocol):
-    """Reads frames straight into the memory that their arrays will live in.
+    """Frames in and out.
 
     on_frame gets each message with its arrays. on_lost is called once, when the other end has closed the socket or has sent what is no
     frame.
@@ -24,7 +23,7 @@ class Connection(asyncio.BufferedProtocol):
         self._on_frame = on_frame
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
-        self._expect_prefix()
+        self._reader = frames.FrameReader()
 
     @classmethod
     async def open(
@@ -55,15 +54,14 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = transport
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """The part of the frame that is missing."""
-        return self._target[self._filled :]
+        """Where the next bytes belong."""
+        return self._reader.target()
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Goes on to the next part of the frame once this one is whole."""
-        self._filled += nbytes
+        """Hands on the frames that are whole."""
         try:
-            while self._filled == len(self._target):
-                self._part_complete()
+            for message, arrays in self._reader.received(nbytes):
+                self._on_frame(message, arrays)
         except frames.FrameError:
             assert self._transport is not None
             self._transport.abort()
@@ -76,28 +74,3 @@ class Connection(asyncio.BufferedProtocol):
         """Says so once."""
         self._transport = None
         self._on_lost()
-
-    def _expect_prefix(self) -> None:
-        self._part = "prefix"
-        self._header = b""
-        self._body = np.empty(0, dtype=np.uint8)
-        self._target = memoryview(bytearray(frames.PREFIX.size))
-        self._filled = 0
-
-    def _part_complete(self) -> None:
-        if self._part == "prefix":
-            header_size, body_size = frames.frame_size(self._target)
-            self._body = np.empty(body_size, dtype=np.uint8)
-            self._part = "header"
-            self._target = memoryview(bytearray(header_size))
-            self._filled = 0
-            return
-        if self._part == "header":
-            self._header = bytes(self._target)
-            self._part = "body"
-            self._target = self._body.data
-            self._filled = 0
-            return
-        message, arrays = frames.decode_frame(self._header, self._body)
-        self._expect_prefix()
-        self._on_frame(message, arrays)

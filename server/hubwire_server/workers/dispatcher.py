@@ -11,6 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from hubwire_server.errors import HubwireError, Reason
 from hubwire_server.models.description import LoadedModel, LoadSpec
 from hubwire_server.scheduling.admission import Admission, Permit
 from hubwire_server.scheduling.clock import MONOTONIC, Clock
-from hubwire_server.scheduling.item import Item, ItemState, ItemTiming
+from hubwire_server.scheduling.item import BatchTiming, Item, ItemState, ItemTiming
 from hubwire_server.scheduling.planner import Batch, BatchLimits, Planner
 from hubwire_server.workers import frames
 from hubwire_server.workers.supervisor import Supervisor, WorkerOptions
@@ -40,6 +41,8 @@ class _InFlight:
     number: int
     batch: Batch
     sent_ns: int
+    started_ns: int = 0
+    """When the worker began with it, known once it is done."""
 
 
 class Dispatcher:
@@ -68,6 +71,8 @@ class Dispatcher:
         self._room_turn = asyncio.Lock()
         self._in_flight: deque[_InFlight] = deque()
         self._number = 0
+        self._free_since_ns = 0
+        """When the worker answered last: what it was sent before that, it began to read then."""
         self._closed: Callable[[], HubwireError] | None = None
         self._on_model = on_model
         self.worker = Supervisor(worker, self, clock)
@@ -171,6 +176,8 @@ class Dispatcher:
         entry = self._in_flight[0]
         if entry.number != message.batch:
             raise AssertionError(f"batch {message.batch} came back before {entry.number}. This is a bug.")
+        entry.started_ns = max(entry.sent_ns, self._free_since_ns)
+        self._free_since_ns = self._clock()
         if isinstance(message, frames.Computed):
             self._admission.measure(entry.batch.tokens, message.compute_ns)
             self._deliver(entry, message, arrays[0])
@@ -221,19 +228,20 @@ class Dispatcher:
         self._number += 1
         self._in_flight.append(_InFlight(self._number, batch, self._clock()))
         work = [item.work for item in batch.items]
-        offsets = np.zeros(len(work) + 1, dtype=np.int64)
-        np.cumsum([len(tokens.ids) for tokens in work], out=offsets[1:])
+        alone = work[0] if len(work) == 1 else None
         key = batch.key
         message = frames.Forward(batch=self._number, model=key.model, operation=key.operation, pooling=key.pooling)
         arrays = [
-            np.concatenate([tokens.ids for tokens in work]),
-            np.concatenate([tokens.type_ids for tokens in work]),
-            offsets,
+            alone.ids if alone is not None else np.concatenate([tokens.ids for tokens in work]),
+            alone.type_ids if alone is not None else np.concatenate([tokens.type_ids for tokens in work]),
+            np.array([0, *accumulate(item.tokens for item in batch.items)], dtype=np.int64),
             np.array([tokens.skip for tokens in work], dtype=np.int64),
         ]
         self.worker.compute(message, arrays)
 
     def _deliver(self, entry: _InFlight, message: frames.Computed, output: NDArray[np.float32]) -> None:
+        transfer_ns = max(0, self._free_since_ns - entry.started_ns - message.compute_ns)
+        timing = BatchTiming(message.compute_ns, message.forward_ns, message.pool_ns, transfer_ns)
         failures = {failure.index: failure for failure in message.failures}
         ends = np.cumsum([item.tokens for item in entry.batch.items]) if entry.batch.key.operation == "tokens" else None
         for position, item in enumerate(entry.batch.items):
@@ -245,8 +253,7 @@ class Dispatcher:
             item.state = ItemState.DONE
             self._release(item)
             row = output[position] if ends is None else output[ends[position] - item.tokens : ends[position]]
-            timing = ItemTiming(queue_ns=entry.sent_ns - item.enqueued_ns, compute_ns=message.compute_ns, batch=entry.number)
-            item.sink.deliver(item, row, timing)
+            item.sink.deliver(item, row, ItemTiming(entry.started_ns - item.enqueued_ns, timing))
 
     # Every way out
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from hubwire_server.backends.base import LoadOptions, RaggedBatch
 from hubwire_server.backends.loading import LoadedEmbeddingModel, load_embedding_model
 from hubwire_server.models.description import BackendCandidate, ModelDescription, Task
+from hubwire_server.workers.spent import Spent
 
 
 class EmbeddingModel:
@@ -21,6 +23,7 @@ class EmbeddingModel:
         self._backend = loaded.backend
         self._head = loaded.head
         self._threads = threads
+        self.spent = Spent()
         self.tokenizer_json = loaded.tokenizer_json
         backend, head = loaded.backend.description, loaded.head
         self.description = ModelDescription(
@@ -47,17 +50,27 @@ class EmbeddingModel:
 
     def pool(self, batch: RaggedBatch, pooling: str, skip: NDArray[np.int64]) -> NDArray[np.float32]:
         """See WorkerModel."""
-        hidden, dtype = self._backend.forward(batch)
-        return self._head.pool(hidden, dtype, batch.offsets, mode=pooling or None, skip=skip if skip.any() else None, threads=self._threads)
+        hidden, dtype = self._forward(batch)
+        start = time.perf_counter_ns()
+        skip_or_none = skip if np.count_nonzero(skip) else None
+        vectors = self._head.pool(hidden, dtype, batch.offsets, mode=pooling or None, skip=skip_or_none, threads=self._threads)
+        self.spent.pool_ns += time.perf_counter_ns() - start
+        return vectors
 
     def tokens(self, batch: RaggedBatch) -> NDArray[np.float32]:
         """See WorkerModel."""
-        hidden, dtype = self._backend.forward(batch)
-        return _float32(hidden, dtype)
+        return _float32(*self._forward(batch))
 
     def close(self) -> None:
         """See WorkerModel."""
         self._backend.close()
+
+    def _forward(self, batch: RaggedBatch) -> tuple[NDArray[Any], str]:
+        start = time.perf_counter_ns()
+        try:
+            return self._backend.forward(batch)
+        finally:
+            self.spent.forward_ns += time.perf_counter_ns() - start
 
 
 def load(path: Path, options: LoadOptions) -> EmbeddingModel:

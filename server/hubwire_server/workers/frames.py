@@ -8,9 +8,10 @@ a received array is a view into the frame. Both ends run the same version on the
 
 from __future__ import annotations
 
+import math
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -26,7 +27,13 @@ MAGIC = b"HWF1"
 ALIGNMENT = 16
 MAX_FRAME_BYTES = 2**34
 """A frame that claims more is not a frame."""
-_DTYPES = ("bool", "uint8", "int32", "int64", "float32")
+READ_BYTES = 262_144
+"""How much is read from a socket at once. Frames up to this size, which most are, take one read."""
+JOINED_BYTES = 65_536
+"""Frames up to this size are copied together: copying them costs less than handing the system several buffers."""
+_DTYPES = {name: np.dtype(name) for name in ("bool", "uint8", "int32", "int64", "float32")}
+_NAMES = {dtype.str: name for name, dtype in _DTYPES.items()}
+"""By dtype.str: dtype.name is put together anew each time, which takes longer than all the rest of a frame."""
 
 
 class FrameError(Exception):
@@ -93,6 +100,9 @@ class Computed(Message, frozen=True):
 
     batch: int
     compute_ns: int
+    """All the time that the worker spent on the batch; forward_ns and pool_ns are parts of it."""
+    forward_ns: int = 0
+    pool_ns: int = 0
     failures: tuple[ItemFailure, ...] = ()
 
 
@@ -114,28 +124,30 @@ class _Header(msgspec.Struct, frozen=True, array_like=True):
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(_Header)
-
-
-def _padding(size: int) -> int:
-    return -size % ALIGNMENT
+_FILLER = b"\xc1"
+"""The one byte that msgpack never uses."""
 
 
 def encode_frame(message: AnyMessage, arrays: Sequence[Array] = ()) -> list[Buffer]:
-    """The frame as buffers to be written one after the other. The arrays are not copied."""
-    header = _encoder.encode(_Header(message, [(array.dtype.name, array.shape) for array in arrays]))
-    header += b"\xc1" * _padding(len(header))  # 0xc1 is the one byte that msgpack never uses
+    """The frame as buffers to be written one after the other. The arrays of a large frame are not copied."""
+    described: list[tuple[str, tuple[int, ...]]] = []
     body: list[Buffer] = []
     size = 0
     for array in arrays:
-        if array.dtype.name not in _DTYPES:
+        name = _NAMES.get(array.dtype.str)
+        if name is None:
             raise AssertionError(f"no frame carries {array.dtype}. This is a bug.")
-        data = np.ascontiguousarray(array)
-        body.append(data.reshape(-1).view(np.uint8).data)
-        size += data.nbytes
-        if gap := _padding(data.nbytes):
+        described.append((name, array.shape))
+        if array.nbytes:  # a view of no bytes cannot be cast
+            body.append((array if array.flags.c_contiguous else np.ascontiguousarray(array)).data.cast("B"))
+        size += array.nbytes
+        if gap := -array.nbytes % ALIGNMENT:
             body.append(bytes(gap))
             size += gap
-    return [PREFIX.pack(MAGIC, len(header), size) + header, *body]
+    header = _encoder.encode(_Header(message, described))
+    header += _FILLER * (-len(header) % ALIGNMENT)
+    buffers = [PREFIX.pack(MAGIC, len(header), size) + header, *body]
+    return [b"".join(buffers)] if size <= JOINED_BYTES else buffers
 
 
 def frame_size(prefix: Buffer) -> tuple[int, int]:
@@ -149,20 +161,79 @@ def frame_size(prefix: Buffer) -> tuple[int, int]:
 def decode_frame(header: Buffer, body: NDArray[np.uint8]) -> tuple[AnyMessage, list[Array]]:
     """The message and its arrays, which are views into body. Raises FrameError."""
     try:
-        decoded = _decoder.decode(bytes(header).rstrip(b"\xc1"))
-        arrays = []
-        position = 0
-        for dtype, shape in decoded.arrays:
-            if dtype not in _DTYPES or any(length < 0 for length in shape):
-                raise FrameError(f"a frame holds an array of {dtype} {shape}")
-            size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-            if position + size > body.nbytes:
-                raise FrameError("a frame is shorter than its arrays")
-            arrays.append(body[position : position + size].view(dtype).reshape(shape))
-            position += size + _padding(size)
+        decoded = _decoder.decode(bytes(header).rstrip(_FILLER))
     except msgspec.MsgspecError as error:
         raise FrameError(f"a frame's header is broken: {error}") from error
+    arrays: list[Array] = []
+    position = 0
+    for name, shape in decoded.arrays:
+        dtype = _DTYPES.get(name)
+        if dtype is None or any(length < 0 for length in shape):
+            raise FrameError(f"a frame holds an array of {name} {shape}")
+        size = math.prod(shape) * dtype.itemsize
+        if position + size > body.nbytes:
+            raise FrameError("a frame is shorter than its arrays")
+        try:
+            arrays.append(np.ndarray(shape, dtype, body, position))
+        except (ValueError, OverflowError) as error:  # an empty array of a shape that numpy does not have
+            raise FrameError(f"a frame holds an array of the shape {shape}") from error
+        position += size + -size % ALIGNMENT
     return decoded.message, arrays
+
+
+class FrameReader:
+    """Cuts what comes out of a socket into frames.
+
+        while count := sock.recv_into(reader.target()):
+            for message, arrays in reader.received(count): ...
+
+    Small frames are cut out of one buffer, so that a frame takes one read, and several that came together take one too. The memory of a
+    larger one is its own from the moment that its size is known.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = memoryview(bytearray(READ_BYTES))
+        self._filled = 0
+        self._large: NDArray[np.uint8] | None = None
+        self._sizes = (0, 0)
+        self._large_filled = 0
+
+    def target(self) -> memoryview:
+        """Where the next bytes belong. Never empty."""
+        if self._large is not None:
+            return self._large.data[self._large_filled :]
+        return self._buffer[self._filled :]
+
+    def received(self, count: int) -> Iterator[tuple[AnyMessage, list[Array]]]:
+        """The frames that are whole now that target() has got count bytes more. Raises FrameError."""
+        if self._large is not None:
+            self._large_filled += count
+            if self._large_filled == len(self._large):
+                whole, self._large = self._large, None
+                yield self._cut(whole)
+            return
+        self._filled += count
+        low = 0
+        while self._large is None and self._filled - low >= PREFIX.size:
+            self._sizes = frame_size(self._buffer[low : low + PREFIX.size])
+            size = PREFIX.size + sum(self._sizes)
+            here = min(size, self._filled - low)
+            if here < size <= READ_BYTES:
+                break
+            whole = np.empty(size, dtype=np.uint8)
+            whole.data[:here] = self._buffer[low : low + here]
+            low += here
+            if here == size:
+                yield self._cut(whole)
+            else:
+                self._large, self._large_filled = whole, here
+        self._buffer[: self._filled - low] = self._buffer[low : self._filled]
+        self._filled -= low
+
+    def _cut(self, whole: NDArray[np.uint8]) -> tuple[AnyMessage, list[Array]]:
+        """The frame in its bytes."""
+        low = PREFIX.size + self._sizes[0]
+        return decode_frame(whole[PREFIX.size : low].data, whole[low:])
 
 
 def send_frame(sock: socket.socket, message: AnyMessage, arrays: Sequence[Array] = ()) -> None:
@@ -171,24 +242,8 @@ def send_frame(sock: socket.socket, message: AnyMessage, arrays: Sequence[Array]
         sock.sendall(buffer)
 
 
-def receive_frame(sock: socket.socket) -> tuple[AnyMessage, list[Array]] | None:
-    """Reads a frame from a blocking socket. None: the other end closed it."""
-    prefix = bytearray(PREFIX.size)
-    if not _receive_into(sock, memoryview(prefix)):
-        return None
-    header_size, body_size = frame_size(bytes(prefix))
-    header = bytearray(header_size)
-    body = np.empty(body_size, dtype=np.uint8)
-    if not _receive_into(sock, memoryview(header)) or not _receive_into(sock, body.data):
-        return None
-    return decode_frame(bytes(header), body)
-
-
-def _receive_into(sock: socket.socket, target: memoryview) -> bool:
-    """Fills target. False: the other end closed the socket before that."""
-    while target:
-        count = sock.recv_into(target)
-        if count == 0:
-            return False
-        target = target[count:]
-    return True
+def receive_frames(sock: socket.socket) -> Iterator[tuple[AnyMessage, list[Array]]]:
+    """The frames that come out of a blocking socket, until the other end closes it. Raises FrameError."""
+    reader = FrameReader()
+    while count := sock.recv_into(reader.target()):
+        yield from reader.received(count)

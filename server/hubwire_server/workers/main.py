@@ -24,6 +24,7 @@ from hubwire_server.backends.base import LoadOptions, RaggedBatch
 from hubwire_server.errors import HubwireError, Reason
 from hubwire_server.models.description import ModelDescription
 from hubwire_server.workers import frames
+from hubwire_server.workers.spent import Spent
 
 log = logging.getLogger("hubwire.worker")
 
@@ -41,6 +42,11 @@ class WorkerModel(Protocol):
     @property
     def tokenizer_json(self) -> str:
         """The tokenizer, for the front."""
+        ...
+
+    @property
+    def spent(self) -> Spent:
+        """Where the time of its computations went, up to now."""
         ...
 
     def pool(self, batch: RaggedBatch, pooling: str, skip: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -64,8 +70,7 @@ def serve(sock: socket.socket, load: LoadModel) -> None:
     """Answers frames until the front closes the socket."""
     models: dict[str, WorkerModel] = {}
     frames.send_frame(sock, frames.Hello(pid=os.getpid()))
-    while (received := frames.receive_frame(sock)) is not None:
-        message, arrays = received
+    for message, arrays in frames.receive_frames(sock):
         match message:
             case frames.Forward():
                 frames.send_frame(sock, *_forward(models, message, arrays))
@@ -111,6 +116,8 @@ def _forward(
     failures: list[frames.ItemFailure] = []
     try:
         model = models[message.model]
+        spent = model.spent
+        forward_ns, pool_ns = spent.forward_ns, spent.pool_ns
         try:
             output = _compute(model, message, batch, skip)
         except Exception as error:
@@ -120,7 +127,14 @@ def _forward(
     except Exception:
         log.exception("a batch of %d texts failed", len(offsets) - 1)
         return frames.BatchFailed(batch=message.batch, reason=Reason.INTERNAL, text="the computation failed"), []
-    return frames.Computed(batch=message.batch, compute_ns=time.perf_counter_ns() - start, failures=tuple(failures)), [output]
+    computed = frames.Computed(
+        batch=message.batch,
+        compute_ns=time.perf_counter_ns() - start,
+        forward_ns=spent.forward_ns - forward_ns,
+        pool_ns=spent.pool_ns - pool_ns,
+        failures=tuple(failures),
+    )
+    return computed, [output]
 
 
 def _compute(model: WorkerModel, message: frames.Forward, batch: RaggedBatch, skip: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import threading
 
@@ -33,7 +34,7 @@ MESSAGES = [
     frames.LoadFailed(key="m#1", reason=Reason.MODEL_LOAD_FAILED, text="é ✂"),
     frames.Unload(key="m#1"),
     frames.Forward(batch=1, model="m", operation="pool", pooling=""),
-    frames.Computed(batch=2**40, compute_ns=5, failures=(frames.ItemFailure(3, "OUTPUT_NOT_FINITE", "t"),)),
+    frames.Computed(batch=2**40, compute_ns=5, forward_ns=3, pool_ns=1, failures=(frames.ItemFailure(3, "OUTPUT_NOT_FINITE", "t"),)),
     frames.BatchFailed(batch=1, reason="INTERNAL", text=""),
 ]
 
@@ -87,8 +88,8 @@ def test_a_prefix_that_is_none_is_refused(prefix):
 
 @pytest.mark.parametrize(
     "arrays",
-    [[("float32", (100,))], [("object", (1,))], [("uint8", (-1,))]],
-    ids=["longer than the body", "of a type that is never sent", "of a negative size"],
+    [[("float32", (100,))], [("object", (1,))], [("uint8", (-1,))], [("uint8", (0,) * 100)], [("uint8", (0, 2**63 - 1, 2**63 - 1))]],
+    ids=["longer than the body", "of a type that is never sent", "of a negative size", "of too many dimensions", "empty and too large"],
 )
 def test_an_array_that_cannot_be_is_refused(arrays):
     header = frames._encoder.encode(frames._Header(frames.Hello(pid=1), arrays))
@@ -111,9 +112,58 @@ def test_a_large_frame_passes_through_a_socket_and_the_end_of_it_is_seen():
     sender = threading.Thread(target=lambda: (frames.send_frame(ours, MESSAGES[5], [array]), ours.close()))
     with theirs:
         sender.start()
-        received = frames.receive_frame(theirs)
-        assert received is not None
-        assert received[0] == MESSAGES[5]
-        np.testing.assert_array_equal(received[1][0], array)
-        assert frames.receive_frame(theirs) is None
+        ((message, (received,)),) = frames.receive_frames(theirs)
+        assert message == MESSAGES[5]
+        np.testing.assert_array_equal(received, array)
         sender.join()
+
+
+def through_reader(data, sizes):
+    """What comes out of a reader that is given the bytes in pieces of these sizes, again and again."""
+    reader = frames.FrameReader()
+    received = []
+    while data:
+        target = reader.target()
+        count = min(next(sizes), len(target), len(data))
+        target[:count] = data[:count]
+        data = data[count:]
+        received += reader.received(count)
+    return received
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [[1], [5, 3, 16], [frames.READ_BYTES], [100_000, 1]],
+    ids=["a byte at a time", "a few bytes", "as much as there is", "large and small"],
+)
+def test_frames_come_out_whole_however_their_bytes_arrive(sizes):
+    small = [
+        (message, [np.arange(count, dtype=np.int32), np.full((2, count), 0.5, dtype=np.float32)]) for count, message in enumerate(MESSAGES)
+    ]
+    sent = small if sizes == [1] else [*small, (MESSAGES[5], [np.arange(frames.READ_BYTES, dtype=np.float32)]), *small]
+    data = b"".join(bytes(buffer) for message, arrays in sent for buffer in frames.encode_frame(message, arrays))
+    received = through_reader(data, itertools.cycle(sizes))
+    assert [message for message, _ in received] == [message for message, _ in sent]
+    for (_, ours), (_, theirs) in zip(sent, received, strict=True):
+        for array, copy in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(copy, array)
+            assert copy.flags.aligned
+            assert copy.flags.writeable  # torch warns of what is not
+
+
+def test_frames_that_are_kept_do_not_change_when_others_follow():
+    first, second = (b"".join(bytes(part) for part in frames.encode_frame(MESSAGES[0], [np.full(4, value)])) for value in (1, 2))
+    reader = frames.FrameReader()
+    kept = []
+    for data in (first, second):
+        reader.target()[: len(data)] = data
+        kept += reader.received(len(data))
+    assert [arrays[0].tolist() for _, arrays in kept] == [[1] * 4, [2] * 4]
+
+
+@pytest.mark.parametrize("size", [frames.PREFIX.size, frames.PREFIX.size + 40], ids=["at the prefix", "after it"])
+def test_bytes_that_are_no_frame_end_the_reading(size):
+    reader = frames.FrameReader()
+    reader.target()[:size] = bytes(size)
+    with pytest.raises(frames.FrameError):
+        list(reader.received(size))

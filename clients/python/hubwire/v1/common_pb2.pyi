@@ -171,7 +171,9 @@ Global___Usage: _TypeAlias = Usage  # noqa: Y015
 
 @_typing.final
 class Timings(_message.Message):
-    """Timings says where the time of a request went, in nanoseconds."""
+    """Timings says where the time of a request went, in nanoseconds. For a request whose texts shared one batch the stages follow each other:
+    decode, tokenize, queue, transfer, compute (forward and pool are parts of it), encode. What they leave of total_nanos is between the stages.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -179,8 +181,13 @@ class Timings(_message.Message):
     TOKENIZE_NANOS_FIELD_NUMBER: _builtins.int
     COMPUTE_NANOS_FIELD_NUMBER: _builtins.int
     TOTAL_NANOS_FIELD_NUMBER: _builtins.int
+    DECODE_NANOS_FIELD_NUMBER: _builtins.int
+    TRANSFER_NANOS_FIELD_NUMBER: _builtins.int
+    FORWARD_NANOS_FIELD_NUMBER: _builtins.int
+    POOL_NANOS_FIELD_NUMBER: _builtins.int
+    ENCODE_NANOS_FIELD_NUMBER: _builtins.int
     queue_nanos: _builtins.int
-    """queue_nanos is the time that the slowest text of the request waited for its batch, in nanoseconds."""
+    """queue_nanos is the time that the slowest text of the request waited until the device took its batch, in nanoseconds."""
     tokenize_nanos: _builtins.int
     """tokenize_nanos is the time spent on tokenization, in nanoseconds."""
     compute_nanos: _builtins.int
@@ -188,7 +195,21 @@ class Timings(_message.Message):
     shared between callers, so the sum over requests exceeds the device's time.
     """
     total_nanos: _builtins.int
-    """total_nanos is the time from the arrival of the request in the handler to its answer, in nanoseconds."""
+    """total_nanos is the time from when the request's bytes reached the handler to when the bytes of its answer were ready, in nanoseconds."""
+    decode_nanos: _builtins.int
+    """decode_nanos is the time from the request's bytes to its texts and options, checked and settled, in nanoseconds. In a stream it is that
+    of the slowest message that brought one of these items.
+    """
+    transfer_nanos: _builtins.int
+    """transfer_nanos is the time that those batches spent on the way to the device's process and back, in nanoseconds: from when each was sent,
+    or from when the device was free for it, to when its result was there, less compute_nanos.
+    """
+    forward_nanos: _builtins.int
+    """forward_nanos is the part of compute_nanos that the model itself took, from tokens to hidden states, in nanoseconds."""
+    pool_nanos: _builtins.int
+    """pool_nanos is the part of compute_nanos that followed the model: pooling and the modules after it, in nanoseconds. 0 where there is no pooling."""
+    encode_nanos: _builtins.int
+    """encode_nanos is the time that it took to write the vectors of the answer as bytes, in nanoseconds."""
     def __init__(
         self,
         *,
@@ -196,10 +217,15 @@ class Timings(_message.Message):
         tokenize_nanos: _builtins.int = ...,
         compute_nanos: _builtins.int = ...,
         total_nanos: _builtins.int = ...,
+        decode_nanos: _builtins.int = ...,
+        transfer_nanos: _builtins.int = ...,
+        forward_nanos: _builtins.int = ...,
+        pool_nanos: _builtins.int = ...,
+        encode_nanos: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_nanos", b"compute_nanos", "queue_nanos", b"queue_nanos", "tokenize_nanos", b"tokenize_nanos", "total_nanos", b"total_nanos"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_nanos", b"compute_nanos", "decode_nanos", b"decode_nanos", "encode_nanos", b"encode_nanos", "forward_nanos", b"forward_nanos", "pool_nanos", b"pool_nanos", "queue_nanos", b"queue_nanos", "tokenize_nanos", b"tokenize_nanos", "total_nanos", b"total_nanos", "transfer_nanos", b"transfer_nanos"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
