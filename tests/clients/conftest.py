@@ -27,6 +27,17 @@ FIRST_MODEL = model_pb2.Model(
     source="org/small",
     state=model_pb2.MODEL_STATE_READY,
     max_tokens=8,
+    backend="onnx",
+    dtype="float32",
+    candidates=[
+        model_pb2.BackendCandidate(
+            backend="torch", dtype="float32", cosine=1, short_nanos=10_400_000, mixed_nanos=81_000_000, note="packed"
+        ),
+        model_pb2.BackendCandidate(
+            backend="onnx", dtype="float32", chosen=True, cosine=0.9999999, short_nanos=3_100_000, mixed_nanos=79_000_000
+        ),
+        model_pb2.BackendCandidate(backend="torch", dtype="float16", note="too slow"),
+    ],
     embedding=model_pb2.EmbeddingDetails(dimensions=DIMENSIONS, pooling=[embedding_pb2.POOLING_MEAN, embedding_pb2.POOLING_MAX]),
 )
 SECOND_MODEL = model_pb2.Model(name="tiny", state=model_pb2.MODEL_STATE_LOADING)

@@ -22,7 +22,8 @@ from hubwire._version import __version__
 from hubwire.cli import main
 from hubwire.v1 import common_pb2, embedding_pb2, model_pb2
 
-COMMANDS = ["serve", "embed", "models", "health"]
+COMMANDS = ["serve", "cache", "embed", "models", "health"]
+SERVER_COMMANDS = ["serve", "cache"]
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +82,7 @@ def test_help_names_every_command(capsys):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(capsys, installed_server, command):
     code = main([command, "--help"])
-    if command == "serve":
+    if command in SERVER_COMMANDS:
         assert (code, installed_server.calls) == (7, [["--help"]])
     else:
         assert code == 0
@@ -271,9 +272,9 @@ def test_models_are_a_table(capsys):
     assert main(["models"]) == 0
     out = capsys.readouterr().out
     assert out == (
-        "NAME   STATE    DIMENSIONS  MAX TOKENS  DEVICE  SOURCE\n"
-        "small  ready    10          8           -       org/small\n"
-        "tiny   loading  -           -           -       -\n"
+        "NAME   STATE    DIMENSIONS  MAX TOKENS  DEVICE  BACKEND  DTYPE    SOURCE\n"
+        "small  ready    10          8           -       onnx     float32  org/small\n"
+        "tiny   loading  -           -           -       -        -        -\n"
     )
 
 
@@ -284,7 +285,7 @@ def test_a_model_that_failed_says_why(capsys, fake, status):
     first, ready, failed = capsys.readouterr().out.splitlines()
     assert first.endswith("  ERROR")
     assert ready.endswith("  -")
-    assert failed.split() == ["broken", "failed", "-", "-", "-", "-", "no", "weights", "[MODEL_LOAD_FAILED]"]
+    assert failed.split() == ["broken", "failed", *"------", "no", "weights", "[MODEL_LOAD_FAILED]"]
 
 
 @pytest.mark.parametrize("arguments", ["models --json", "models --json list", "models list --json"])
@@ -299,6 +300,12 @@ def test_one_model_is_printed_and_is_json(capsys):
     assert "max_tokens:            8" in lines
     assert "embedding.dimensions:  10" in lines
     assert 'embedding.pooling:     ["POOLING_MEAN", "POOLING_MAX"]' in lines
+    assert lines[-4:] == [
+        "BACKEND  DTYPE    CHOSEN  COSINE    SHORT     MIXED     NOTE",
+        "torch    float32  no      1.000000  10.40 ms  81.00 ms  packed",
+        "onnx     float32  yes     1.000000  3.10 ms   79.00 ms  -",
+        "torch    float16  no      -         -         -         too slow",
+    ]
     assert main(["models", "get", "small", "--json"]) == 0
     assert json_format.Parse(capsys.readouterr().out, model_pb2.GetModelResponse()).model.max_tokens == 8
 
@@ -441,17 +448,19 @@ def test_ctrl_c_is_130_and_silent_while_stdin_waits(fake):
 @pytest.fixture
 def installed_server(monkeypatch):
     """A server package that records its arguments."""
-    server = types.ModuleType("hubwire_server.__main__")
+    server = types.ModuleType("hubwire_server")
     server.calls = []
     server.main = lambda argv: server.calls.append(argv) or 7
     monkeypatch.setitem(sys.modules, "hubwire_server", types.ModuleType("hubwire_server"))
-    monkeypatch.setitem(sys.modules, "hubwire_server.__main__", server)
+    for name in ("__main__", "cache"):
+        monkeypatch.setitem(sys.modules, f"hubwire_server.{name}", server)
     return server
 
 
+@pytest.mark.parametrize("command", SERVER_COMMANDS)
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["--address", "127.0.0.1:0", "--model", "embed=org/model", "--unheard-of"]])
-def test_serve_hands_everything_to_the_server(installed_server, arguments):
-    assert main(["serve", *arguments]) == 7
+def test_the_server_commands_hand_everything_to_the_server(installed_server, command, arguments):
+    assert main([command, *arguments]) == 7
     assert installed_server.calls == [arguments]
 
 
@@ -462,7 +471,10 @@ def test_serve_keeps_the_exit_code_of_a_server_that_exits(installed_server, caps
     assert capsys.readouterr().err == ("hubwire: no port is free\n" if code == 1 else "")
 
 
-def test_serve_without_the_server_says_what_to_install(capsys, monkeypatch):
+@pytest.mark.parametrize("command", SERVER_COMMANDS)
+def test_a_server_command_without_the_server_says_what_to_install(capsys, monkeypatch, command):
     monkeypatch.setitem(sys.modules, "hubwire_server", None)
-    assert main(["serve"]) == 1
+    for name in ("__main__", "cache"):
+        monkeypatch.delitem(sys.modules, f"hubwire_server.{name}", raising=False)
+    assert main([command]) == 1
     assert error_line(capsys) == "the server is not installed (hint: pip install hubwire-server)"

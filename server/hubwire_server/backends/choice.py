@@ -25,6 +25,7 @@ from hubwire_server.backends.base import Backend, Candidate, LoadOptions, Ragged
 from hubwire_server.backends.calibration import MIN_COSINE, MIXED_LENGTHS, choose, time_candidates
 from hubwire_server.backends.embedding_head import EmbeddingHead
 from hubwire_server.backends.onnx import ExportCache, ExportKey, OnnxBackend, SessionOptions
+from hubwire_server.backends.onnx.cache import EXPORTS
 from hubwire_server.backends.onnx.check import MAX_DIFFERENCE, probe_difference
 from hubwire_server.backends.onnx.info import read_info
 from hubwire_server.backends.records import Record, Records
@@ -72,7 +73,7 @@ class Chooser:
         self._fingerprint = fingerprint
         self._options = replace(options, device="cpu")
         self._records = Records(cache)
-        self._exports = ExportCache(cache / "exports")
+        self._exports = ExportCache(cache / EXPORTS)
         self._refusal = ""
 
     def load(self) -> Choice:

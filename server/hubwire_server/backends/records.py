@@ -67,6 +67,14 @@ class Records:
         with contextlib.suppress(OSError):
             self._path(fingerprint, options).unlink(missing_ok=True)
 
+    def clear(self) -> int:
+        """Removes all records, and returns how many bytes that freed."""
+        freed = 0
+        for path in self._folder.glob("*") if self._folder.is_dir() else ():
+            freed += path.stat().st_size
+            path.unlink(missing_ok=True)
+        return freed
+
     def _path(self, fingerprint: str, options: LoadOptions) -> Path:
         parts = [FORMAT, fingerprint, processor(), _native.simd_level(), options.threads, options.backend, options.dtype]
         parts += [options.allow_pickle, options.allow_remote_code, *map(version, PACKAGES)]

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from hubwire._version import __version__
-from hubwire.cli import _embed, _health, _models, _serve
+from hubwire.cli import _embed, _health, _models, _server
 from hubwire.cli._options import CommandError, UsageError, complete, connection_options
 from hubwire.cli._output import print_error
 
@@ -42,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(arguments: list[str]) -> int:
     # argparse would read the server's options as its own, so they never come near it.
-    if arguments[:1] == ["serve"]:
-        return _serve.run(arguments[1:])
+    if arguments and arguments[0] in _server.COMMANDS:
+        return _server.run(arguments[0], arguments[1:])
     parser = _parser()
     try:
         "".join(arguments).encode()
@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     common = connection_options()
     commands.add_parser("serve", add_help=False, help="start a server (needs the package hubwire-server)")
+    commands.add_parser("cache", add_help=False, help="list or clear what servers keep on this machine (needs hubwire-server)")
     _embed.add_parser(commands, common)
     _models.add_parser(commands, common)
     _health.add_parser(commands, common)

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from hubwire.cli._options import Subparsers
     from hubwire.v1 import model_pb2
 
-_COLUMNS = ("NAME", "STATE", "DIMENSIONS", "MAX TOKENS", "DEVICE", "SOURCE")
+_COLUMNS = ("NAME", "STATE", "DIMENSIONS", "MAX TOKENS", "DEVICE", "BACKEND", "DTYPE", "SOURCE")
+
+_CANDIDATE_COLUMNS = ("BACKEND", "DTYPE", "CHOSEN", "COSINE", "SHORT", "MIXED", "NOTE")
 
 
 class Source(NamedTuple):
@@ -81,9 +83,13 @@ def run_get(args: argparse.Namespace) -> int:
         print_json(model_pb2.GetModelResponse(model=model))
     else:
         fields = json_format.MessageToDict(model, preserving_proto_field_name=True)
+        fields.pop("candidates", None)
         if model.HasField("error"):
             fields["error"] = str(from_status(model.error))
         _print_table([(f"{name}:", value if isinstance(value, str) else json.dumps(value)) for name, value in _flat(fields)])
+        if model.candidates:
+            print()
+            _print_table([_CANDIDATE_COLUMNS, *map(_candidate_row, model.candidates)])
     return 0
 
 
@@ -171,7 +177,15 @@ def _print_models(models: Sequence[model_pb2.Model]) -> None:
 def _row(model: model_pb2.Model) -> tuple[str, ...]:
     name = f"{model.name} (default)" if model.default_for_task else model.name
     dimensions = model.embedding.dimensions if model.HasField("embedding") else 0
-    return (name, _state(model.state), str(dimensions or "-"), str(model.max_tokens or "-"), model.device or "-", model.source or "-")
+    numbers = (str(dimensions or "-"), str(model.max_tokens or "-"))
+    return (name, _state(model.state), *numbers, *(text or "-" for text in (model.device, model.backend, model.dtype, model.source)))
+
+
+def _candidate_row(candidate: model_pb2.BackendCandidate) -> tuple[str, ...]:
+    """A way in which the model could run; a dash for what was not measured."""
+    times = (f"{nanos / 1e6:.2f} ms" if nanos else "-" for nanos in (candidate.short_nanos, candidate.mixed_nanos))
+    cosine = f"{candidate.cosine:.6f}" if candidate.cosine else "-"
+    return (candidate.backend, candidate.dtype, "yes" if candidate.chosen else "no", cosine, *times, candidate.note or "-")
 
 
 def _error(model: model_pb2.Model) -> str:

@@ -33,6 +33,9 @@ FORMAT = 1
 VERSIONED = ("torch", "transformers", "onnx", "onnxruntime", "hubwire-server")
 """The packages that an export depends on."""
 
+EXPORTS = "exports"
+"""Where the exports lie in the server's cache folder."""
+
 MANIFEST = "manifest.json"
 HASHED_BYTES = 4 << 20
 """Larger files are checked by their size alone: they are weights, the model's own are hashed for its fingerprint at every load, and the

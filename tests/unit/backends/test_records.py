@@ -1,0 +1,77 @@
+"""What was measured is found again under the same circumstances, and under no others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from hubwire_server.backends import records as records_module
+from hubwire_server.backends.base import Candidate, LoadOptions
+from hubwire_server.backends.records import FOLDER, Record, Records
+
+RECORD = Record(
+    candidates=(
+        Candidate(backend="torch", dtype="float32", cosine=1.0, short_ns=5, mixed_ns=6, note="packed"),
+        Candidate(backend="onnx", dtype="float32", chosen=True, cosine=0.99999999, short_ns=3, mixed_ns=4),
+    ),
+    session="threads never spin",
+)
+OPTIONS = LoadOptions(threads=2)
+
+
+@pytest.fixture
+def records(tmp_path):
+    kept = Records(tmp_path)
+    kept.write("ab", OPTIONS, RECORD)
+    return kept
+
+
+def test_a_record_is_found_as_it_was_written(records):
+    found = records.find("ab", OPTIONS)
+    assert found == RECORD
+    assert found.chosen.backend == "onnx"
+
+
+@pytest.mark.parametrize(
+    ("fingerprint", "options"),
+    [
+        ("cd", OPTIONS),
+        ("ab", replace(OPTIONS, threads=1)),
+        ("ab", replace(OPTIONS, backend="torch")),
+        ("ab", replace(OPTIONS, dtype="int8")),
+        ("ab", replace(OPTIONS, allow_pickle=True)),
+        ("ab", replace(OPTIONS, allow_remote_code=True)),
+    ],
+)
+def test_another_model_or_other_options_have_no_record(records, fingerprint, options):
+    assert records.find(fingerprint, options) is None
+
+
+@pytest.mark.parametrize(("name", "value"), [("processor", lambda: "another"), ("version", lambda package: "0"), ("FORMAT", -1)])
+def test_another_processor_version_or_format_has_no_record(records, monkeypatch, name, value):
+    monkeypatch.setattr(records_module, name, value)
+    assert records.find("ab", OPTIONS) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"candidates": []}', b'{"candidates": [{"backend": "onnx", "dtype": 3}]}'])
+def test_a_broken_record_is_none(records, tmp_path, content):
+    (path,) = (tmp_path / FOLDER).iterdir()
+    path.write_bytes(content)
+    assert records.find("ab", OPTIONS) is None
+
+
+def test_a_record_can_be_forgotten_and_all_can_be_cleared(records, tmp_path):
+    records.forget("ab", OPTIONS)
+    assert records.find("ab", OPTIONS) is None
+    records.write("ab", OPTIONS, RECORD)
+    assert records.clear() > 0
+    assert not any((tmp_path / FOLDER).iterdir())
+    assert records.clear() == 0
+
+
+def test_a_folder_that_cannot_be_written_costs_the_record_alone(tmp_path):
+    (tmp_path / FOLDER).write_text("a file where the folder should be")
+    records = Records(tmp_path)
+    records.write("ab", OPTIONS, RECORD)
+    assert records.find("ab", OPTIONS) is None
