@@ -60,10 +60,21 @@ UNPACKABLE: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Families that the check at load must find out."""
 
+EXPORTED: dict[str, tuple[str, dict[str, Any]]] = {
+    name: (PACKABLE | UNPACKABLE)[name]
+    for name in ("Bert", "DistilBert", "Roberta", "XLMRoberta", "Electra", "Albert", "MPNet", "DebertaV2", "ModernBert", "T5")
+} | {
+    "Gte": ("Gte", BERT_LIKE),
+    "NomicBert": ("NomicBert", BERT_LIKE),
+    "EuroBert": ("EuroBert", {**BERT_LIKE, "num_key_value_heads": 2}),
+    "JinaEmbeddingsV3": ("JinaEmbeddingsV3", {**BERT_LIKE, "pad_token_id": 1}),
+}
+"""Families that ONNX Runtime must run as torch does."""
+
 
 def make_model(family: str, head: str = "Model", *, seed: int = 1, **changes: Any) -> Any:
     """A model of a family in eval mode, head being "Model", "ForSequenceClassification" and so on."""
-    name, config = (PACKABLE | UNPACKABLE)[family]
+    name, config = (PACKABLE | UNPACKABLE | EXPORTED)[family]
     config = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 101, "eos_token_id": 102, **config, **changes}
     torch.manual_seed(seed)
     if family in ("T5", "LongT5", "SwitchTransformers") and head == "Model":

@@ -1,0 +1,267 @@
+"""Exporting: ONNX Runtime gives what torch gives, for every family and head, and the weights stay in the model's own file."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+import transformers
+from onnx import TensorProto
+
+from hubwire_server.backends.onnx.export import ExportError, export_model, quantize
+from hubwire_server.backends.onnx.session import GRAPH, SessionOptions, open_session
+from hubwire_server.backends.onnx.weights import SMALL_BYTES, WEIGHTS
+from hubwire_server.backends.torch.packed import takes_type_ids
+from tests.unit.backends.tiny_models import EXPORTED, make_model
+
+TOKENS = 1000
+"""The vocabulary of these models: a large one only makes them slower to write."""
+
+HEADS = {
+    "Model": ("last_hidden_state",),
+    "ForSequenceClassification": ("logits",),
+    "ForTokenClassification": ("logits",),
+    "ForQuestionAnswering": ("start_logits", "end_logits"),
+    "ForMaskedLM": ("logits",),
+}
+WITH_A_DECODER = {("T5", "ForSequenceClassification"), ("T5", "ForQuestionAnswering")}
+"""Heads that sit on the states of a decoder, which is no encoder's business."""
+
+CASES = [
+    (family, head)
+    for family, head in itertools.product(EXPORTED, HEADS)
+    if hasattr(transformers, EXPORTED[family][0] + head) and (family, head) not in WITH_A_DECODER
+]
+
+SHAPES = ((7, 23, 2, 41), (1, 64), (5, 5, 5), (1,), (2,), (33,), (120,), (1, 1, 2))
+"""Lengths of the texts of each batch."""
+
+MAX_DIFFERENCE = 1e-3
+"""In standard deviations of what torch gives."""
+
+FUSED = {"Gte", "NomicBert", "JinaEmbeddingsV3"}
+"""Families whose checkpoint holds several weights in one tensor, so that not all of them are in it as the graph needs them."""
+
+
+def padded_inputs(model: Any, lengths: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    """Texts of random tokens, padded to the longest."""
+    generator = torch.Generator().manual_seed(sum(lengths))
+    shape = (len(lengths), max(lengths))
+    mask = (torch.arange(shape[1]) < torch.tensor(lengths)[:, None]).long()
+    ids = torch.randint(200, TOKENS, shape, generator=generator)
+    inputs = {"input_ids": torch.where(mask.bool(), ids, model.config.pad_token_id), "attention_mask": mask}
+    if takes_type_ids(model.base_model):
+        inputs["token_type_ids"] = torch.randint(0, 2, shape, generator=generator) * mask
+    return inputs
+
+
+def run(session: Any, inputs: dict[str, torch.Tensor]) -> dict[str, np.ndarray[Any, Any]]:
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {name: tensor.numpy() for name, tensor in inputs.items()}), strict=True))
+
+
+def difference(expected: torch.Tensor, output: np.ndarray[Any, Any], mask: torch.Tensor) -> float:
+    """The largest difference, of tokens that are not padding where there is a value a token."""
+    assert output.shape == tuple(expected.shape)
+    kept = mask.bool() if expected.shape[:2] == mask.shape else torch.ones(len(mask), dtype=torch.bool)
+    return float((expected[kept] - torch.from_numpy(output)[kept]).abs().max())
+
+
+def saved(model: Any, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    return folder
+
+
+def external(graph: onnx.ModelProto) -> dict[str, int]:
+    """How many bytes of weights lie in each file beside a graph."""
+    total: dict[str, int] = {}
+    for tensor in graph.graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL:
+            place = {entry.key: entry.value for entry in tensor.external_data}
+            total[place["location"]] = total.get(place["location"], 0) + int(place["length"])
+    return total
+
+
+@pytest.mark.parametrize(("family", "head"), CASES)
+def test_an_exported_model_gives_what_torch_gives(family: str, head: str, tmp_path: Path) -> None:
+    model = make_model(family, head, vocab_size=TOKENS)
+    weights = saved(model, tmp_path / "model")
+    attention = model.config._attn_implementation
+    folder = tmp_path / "export"
+    folder.mkdir()
+
+    export_model(model, folder, weights=weights, outputs=HEADS[head])
+
+    assert model.config._attn_implementation == attention
+    session = open_session(folder, SessionOptions(threads=1))
+    mask_matters = 0.0
+    scales: dict[str, float] = {}
+    for lengths in SHAPES:
+        inputs = padded_inputs(model, lengths)
+        with torch.inference_mode():
+            expected = model(**inputs)
+        scales = scales or {name: float(expected[name].std()) for name in HEADS[head]}
+        given = run(session, inputs)
+        without_mask = run(session, {**inputs, "attention_mask": torch.ones_like(inputs["attention_mask"])})
+        for name in HEADS[head]:
+            assert difference(expected[name], given[name], inputs["attention_mask"]) < MAX_DIFFERENCE * scales[name], lengths
+            mask_matters = max(mask_matters, difference(expected[name], without_mask[name], inputs["attention_mask"]) / scales[name])
+    # The control: a graph that had lost its mask would have failed above.
+    assert mask_matters > 100 * MAX_DIFFERENCE
+    assert (folder / GRAPH).stat().st_size < 1 << 20
+    assert {path.name for path in folder.iterdir()} == {GRAPH, "model.safetensors"}
+    if family not in FUSED:
+        inline = sum(
+            len(tensor.raw_data)
+            for tensor in onnx.load(folder / GRAPH, load_external_data=False).graph.initializer
+            if len(tensor.raw_data) >= SMALL_BYTES and tensor.data_type == TensorProto.FLOAT
+        )
+        assert inline == 0
+
+
+def test_weights_are_the_very_bytes_of_the_models_own_file(tmp_path: Path) -> None:
+    model = make_model("Bert", vocab_size=TOKENS)
+    real = saved(model, tmp_path / "blobs") / "model.safetensors"
+    weights = tmp_path / "snapshot"
+    weights.mkdir()
+    (weights / "model.safetensors").symlink_to(real)  # as in the hub's cache
+    folder = tmp_path / "export"
+    folder.mkdir()
+    export_model(model, folder, weights=weights)
+    link = folder / "model.safetensors"
+    assert not link.is_symlink()
+    assert os.path.samefile(link, real)
+    shared = external(onnx.load(folder / GRAPH, load_external_data=False))
+    held = sum(tensor.nbytes for name, tensor in model.state_dict().items() if "pooler" not in name and tensor.nbytes >= SMALL_BYTES)
+    assert shared == {"model.safetensors": held}
+
+
+def test_weights_are_copied_where_no_link_is_possible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    model = make_model("Bert", vocab_size=TOKENS)
+    weights = saved(model, tmp_path / "model")
+    folder = tmp_path / "export"
+    folder.mkdir()
+    monkeypatch.setattr(os, "link", refuse)
+    export_model(model, folder, weights=weights)
+    assert not os.path.samefile(folder / "model.safetensors", weights / "model.safetensors")
+    assert_same(model, folder)
+
+
+def test_a_checkpoint_in_several_files_is_shared_from_each(tmp_path: Path) -> None:
+    model = make_model("Bert", vocab_size=TOKENS)
+    weights = tmp_path / "model"
+    model.save_pretrained(weights, max_shard_size="100kB")
+    folder = tmp_path / "export"
+    folder.mkdir()
+    export_model(model, folder, weights=weights)
+    files = {path.name for path in weights.glob("*.safetensors")}
+    assert len(files) > 1
+    assert files & {path.name for path in folder.iterdir()} == set(external(onnx.load(folder / GRAPH, load_external_data=False)))
+    assert not (folder / WEIGHTS).exists()
+    assert_same(model, folder)
+
+
+@pytest.mark.parametrize("kind", ["half precision", "a pickle"])
+def test_weights_that_are_in_no_file_as_they_are_get_a_file_of_their_own(kind: str, tmp_path: Path) -> None:
+    model = make_model("Bert", vocab_size=10 * TOKENS)
+    weights = tmp_path / "model"
+    if kind == "half precision":
+        model.half().save_pretrained(weights)
+        model = transformers.AutoModel.from_pretrained(weights, dtype=torch.float32)
+    else:
+        weights.mkdir()
+        torch.save(model.state_dict(), weights / "pytorch_model.bin")
+    folder = tmp_path / "export"
+    folder.mkdir()
+    export_model(model, folder, weights=weights)
+    assert {path.name for path in folder.iterdir()} == {GRAPH, WEIGHTS}
+    assert (folder / GRAPH).stat().st_size < 1 << 20
+    assert_same(model, folder)
+
+
+def test_exporting_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    model = make_model("T5", vocab_size=TOKENS)
+    model.encoder.block[0].train()  # a state of which no single flag of the whole tells
+    weights = saved(model, tmp_path / "model")
+    before = ({name: module.training for name, module in model.named_modules()}, model.config.to_dict(), model.config._attn_implementation)
+    folder = tmp_path / "export"
+    folder.mkdir()
+    export_model(model, folder, weights=weights)
+    assert before == (
+        {name: module.training for name, module in model.named_modules()},
+        model.config.to_dict(),
+        model.config._attn_implementation,
+    )
+
+
+class Untraceable(torch.nn.Module):
+    """A part of a model that looks at values, and fails on those of the sample."""
+
+    def forward(self, *_: Any, **__: Any) -> Any:
+        raise RuntimeError("this layer\nneeds a GPU")
+
+
+def test_a_model_that_cannot_be_traced_says_why_in_one_line(tmp_path: Path) -> None:
+    model = make_model("Bert", vocab_size=TOKENS)
+    weights = saved(model, tmp_path / "model")
+    model.encoder.layer[1] = Untraceable()
+    with pytest.raises(ExportError, match=r"^RuntimeError: this layer$"):
+        export_model(model, tmp_path, weights=weights)
+    assert model.config._attn_implementation == "sdpa"
+    assert not (tmp_path / "traced").exists()
+
+
+@pytest.mark.parametrize(
+    ("prepare", "outputs", "says"),
+    [
+        (lambda model: model.half(), ("last_hidden_state",), "the model is in float16; float32 is exported"),
+        (lambda model: model, ("logits",), "BertModel gives no logits"),
+    ],
+    ids=["half precision", "an output that the model does not have"],
+)
+def test_what_is_not_exported_says_why(prepare: Any, outputs: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    model = prepare(make_model("Bert", vocab_size=TOKENS))
+    with pytest.raises(ExportError, match=says):
+        export_model(model, tmp_path, weights=tmp_path, outputs=outputs)
+
+
+@pytest.mark.parametrize("family", ["Bert", "T5", "ModernBert"])
+def test_int8_is_close_to_float32_and_shares_what_is_not_quantized(family: str, tmp_path: Path) -> None:
+    model = make_model(family, vocab_size=TOKENS)
+    weights = saved(model, tmp_path / "model")
+    exported, folder = tmp_path / "export", tmp_path / "int8"
+    exported.mkdir()
+    folder.mkdir()
+    export_model(model, exported, weights=weights)
+    quantize(exported, folder)
+    graph = onnx.load(folder / GRAPH, load_external_data=False)
+    operators = [node.op_type for node in graph.graph.node]
+    linears = sum(isinstance(module, torch.nn.Linear) and "pooler" not in name for name, module in model.named_modules())
+    assert operators.count("MatMulInteger") == linears
+    assert os.path.samefile(folder / "model.safetensors", weights / "model.safetensors")
+    assert external(graph)["model.safetensors"] >= TOKENS * 32 * 4
+    inputs = padded_inputs(model, (23,))
+    with torch.inference_mode():
+        expected = model(**inputs).last_hidden_state.mean(1)[0].numpy()
+    given = run(open_session(folder, SessionOptions(threads=1)), inputs)["last_hidden_state"].mean(1)[0]
+    cosine = expected @ given / np.linalg.norm(expected) / np.linalg.norm(given)
+    assert 0.97 < cosine < 1 - 1e-6
+
+
+def assert_same(model: Any, folder: Path) -> None:
+    inputs = padded_inputs(model, SHAPES[0])
+    with torch.inference_mode():
+        expected = model(**inputs).last_hidden_state
+    session = ort.InferenceSession(str(folder / GRAPH), providers=["CPUExecutionProvider"])
+    given = run(session, inputs)["last_hidden_state"]
+    assert difference(expected, given, inputs["attention_mask"]) < MAX_DIFFERENCE * float(expected.std())
