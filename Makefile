@@ -14,7 +14,8 @@ PROTOS := $(sort $(wildcard proto/hubwire/v1/*.proto))
 GENERATED := clients/python/hubwire/v1
 NATIVE := $(shell find native -name '*.rs' -o -name Cargo.toml)
 
-.PHONY: build serve test lint format generate generate-check proto-breaking test-native bench bench-record soak lock clean help
+.PHONY: build serve test lint format generate generate-check proto-breaking test-native bench bench-record instructions instructions-record \
+	soak lock clean help
 
 build: $(STAMPS)/project ## Make .venv with everything in it, and build the Rust core.
 
@@ -72,6 +73,34 @@ bench: build ## Run the benchmarks, and fail where a ratio fell by more than a t
 bench-record: build ## Run the benchmarks three times, and record the lowest of their ratios.
 	for run in 1 2 3; do $(BIN)/python -m pytest benchmarks --quiet --benchmark-json=$(VENV)/benchmark-$$run.json; done
 	$(BIN)/python benchmarks/gate.py $(VENV)/benchmark-[123].json --record
+
+# Counts instructions under valgrind, into .venv. It needs the runner of gungraun, in the version of the library, and not the built project.
+KIND := $(VENV)/instructions-kind
+COUNTED := $(VENV)/instructions.jsonl
+GUNGRAUN := $(shell sed -n 's/^gungraun = "=\(.*\)"$$/\1/p' native/Cargo.toml)
+RUNNER := $(STAMPS)/gungraun-runner-$(GUNGRAUN)
+CARGO_BENCH := cargo bench --quiet --manifest-path native/Cargo.toml --package hubwire-core
+define COUNT
+	@command -v valgrind >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
+		&& DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends valgrind >/dev/null && command -v valgrind >/dev/null; } \
+		|| { echo "instructions: nothing can be counted without valgrind: install it first" >&2; exit 1; }
+	rm -f $(KIND) $(COUNTED)
+	$(CARGO_BENCH) --bench simd_level --config 'target."cfg(all())".runner = ["valgrind", "--quiet", "--tool=none"]' >$(KIND)
+	PATH="$(abspath $(BIN)):$$PATH" $(CARGO_BENCH) --bench instructions -- --output-format=json >$(COUNTED)
+endef
+
+instructions: $(RUNNER) ## Count the instructions of the Rust core, and fail where a count moved by more than 5 % of what is recorded.
+	$(COUNT)
+	$(BIN)/python benchmarks/instructions.py $(COUNTED) --kind "$$(cat $(KIND))"
+
+instructions-record: $(RUNNER) ## Count the instructions of the Rust core, and record them.
+	$(COUNT)
+	$(BIN)/python benchmarks/instructions.py $(COUNTED) --kind "$$(cat $(KIND))" --record
+
+# Built without optimization, which takes half the time: the runner starts valgrind and reads what it wrote.
+$(RUNNER): | $(BIN)/python
+	CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --locked --debug --root $(VENV) --version =$(GUNGRAUN) gungraun-runner
+	@mkdir -p $(STAMPS) && touch $@
 
 soak: build ## Stream 20,000 texts through a real server.
 	$(BIN)/python -m pytest tests/faults/test_soak.py --soak-texts 20000 --timeout 900
