@@ -24,15 +24,20 @@ README_ADDRESS = "127.0.0.1:50051"
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """A server that `make serve` started on a free port."""
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server that `make serve` started on a free port, with an empty cache."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     command = ["make", "serve", f"ADDRESS={address}"]
     # Make starts the server as a child: the whole group is stopped at the end, as Ctrl-C in a terminal would.
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment(), start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command,
+        cwd=ROOT,
+        env=environment() | {"HUBWIRE_CACHE_DIR": str(tmp_path_factory.mktemp("cache"))},
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     try:
         deadline = time.monotonic() + 100

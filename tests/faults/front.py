@@ -24,7 +24,7 @@ FRONT = textwrap.dedent(
     import json, pathlib, signal, sys
     signal.signal(signal.SIGUSR1, lambda *_: pathlib.Path(sys.argv[1]).write_text(json.dumps(sorted(sys.modules))))
     from hubwire_server.__main__ import main
-    sys.exit(main(["--address", sys.argv[2], "--shutdown-grace-s", "5"]))
+    sys.exit(main(["--shutdown-grace-s", "5", *sys.argv[2:]]))
     """
 )
 
@@ -56,7 +56,8 @@ class Front:
 
 
 @contextmanager
-def front(folder: Path) -> Iterator[Front]:
+def front(folder: Path, *arguments: str) -> Iterator[Front]:
+    """A front with the embedded model, whose log and cache are in folder. Arguments are those of `hubwire serve`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -65,7 +66,8 @@ def front(folder: Path) -> Iterator[Front]:
     # Away from the variables and the folder of whoever runs the tests.
     environment = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
     started = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-c", FRONT, str(modules), address], cwd=folder, env=environment, stderr=log)
+    command = [sys.executable, "-c", FRONT, str(modules), f"--address={address}", f"--cache-dir={folder}/cache", *arguments]
+    process = subprocess.Popen(command, cwd=folder, env=environment, stderr=log)
     try:
         yield Front(process, address, started, modules)
     finally:

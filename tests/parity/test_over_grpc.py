@@ -23,10 +23,17 @@ from tests.unit.backends.tiny_models import MINILM
 TEXTS = make_texts(500)
 
 
-@pytest.fixture(scope="module")
-def minilm() -> Iterator[Server]:
-    """A server with the embedded model in a real worker."""
-    with serve(settings=Settings(models=(ModelArgument(str(MINILM), "minilm"),), shutdown_grace_s=1)) as server:
+@pytest.fixture(scope="module", params=["onnx", "torch"])
+def minilm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with the embedded model in a real worker, in float32 on each backend."""
+    settings = Settings(
+        models=(ModelArgument(str(MINILM), "minilm"),),
+        backend=request.param,
+        dtype="float32",
+        cache_dir=tmp_path_factory.mktemp("cache"),
+        shutdown_grace_s=1,
+    )
+    with serve(settings=settings) as server:
         yield server
 
 
@@ -38,6 +45,20 @@ def reference(theirs: Callable[..., Any]) -> Any:
 @pytest.fixture(scope="module")
 def expected(reference: Any) -> np.ndarray:
     return reference.encode(TEXTS, batch_size=32)
+
+
+@pytest.fixture(scope="module")
+def expected_tokens(reference: Any) -> list[np.ndarray]:
+    """The token vectors of each text."""
+    return [row.double().numpy() for row in reference.encode(TEXTS, output_value="token_embeddings", convert_to_numpy=False)]
+
+
+def test_the_backend_is_the_one_that_was_asked_for(minilm, request):
+    with hubwire.Client(minilm.address) as client:
+        (model,) = client.list_models()
+    assert (model.backend, model.dtype) == (request.node.callspec.params["minilm"], "float32")
+    assert [(candidate.backend, candidate.chosen) for candidate in model.candidates if candidate.chosen] == [(model.backend, True)]
+    assert all(candidate.cosine > 1 - 1e-9 and candidate.short_nanos and candidate.mixed_nanos for candidate in model.candidates)
 
 
 def test_500_texts_in_one_call(minilm, expected, measured):
@@ -83,20 +104,18 @@ def test_500_texts_in_a_stream(minilm, expected, measured):
 
 
 @pytest.mark.parametrize("pooling", ["cls", "max", "last_token", "mean"])
-def test_poolings_against_float64(minilm, reference, pooling, measured):
-    tokens = [row.double().numpy() for row in reference.encode(TEXTS, output_value="token_embeddings", convert_to_numpy=False)]
+def test_poolings_against_float64(minilm, expected_tokens, pooling, measured):
     pool = {"cls": lambda t: t[0], "last_token": lambda t: t[-1], "max": lambda t: t.max(0), "mean": lambda t: t.mean(0)}[pooling]
     with hubwire.Client(minilm.address) as client:
         ours = client.embed(TEXTS, truncate=True, pooling=pooling, normalize=False)
-    measured("lowest cosine to float64", f"1 - {1 - assert_equal(ours, np.stack([pool(t) for t in tokens])):.1e}")
+    measured("lowest cosine to float64", f"1 - {1 - assert_equal(ours, np.stack([pool(t) for t in expected_tokens])):.1e}")
 
 
-def test_token_vectors_are_those_of_sentence_transformers(minilm, reference):
+def test_token_vectors_are_those_of_sentence_transformers(minilm, expected_tokens):
     texts = TEXTS[:40]
-    expected = reference.encode(texts, output_value="token_embeddings", convert_to_numpy=False)
     with hubwire.Client(minilm.address) as client:
-        for ours, theirs in zip(client.embed_tokens(texts, truncate="right"), expected, strict=True):
-            assert_equal(ours.vectors, theirs.numpy())
+        for ours, theirs in zip(client.embed_tokens(texts, truncate="right"), expected_tokens[:40], strict=True):
+            assert_equal(ours.vectors, theirs)
 
 
 def test_a_folder_with_dense_and_a_prompt(minilm, st: ModuleType, theirs: Callable[..., Any], tmp_path: Path, measured):
