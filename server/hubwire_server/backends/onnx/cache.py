@@ -20,7 +20,7 @@ import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -111,7 +111,7 @@ class ExportCache:
             return None
         if _is_whole(folder):
             return folder
-        with self._lock():
+        with suppress(OSError), self._lock():  # on a disk that may only be read it stays, and is not found either
             # Looked at again: another process may have put a good one there in the meantime.
             if _is_whole(folder):
                 return folder
@@ -145,9 +145,11 @@ class ExportCache:
         return folder
 
     def remove(self, key: ExportKey) -> None:
-        """Removes an export that turned out to be of no use."""
-        with self._lock():
-            _remove(self._root / key.name())
+        """Removes an export that turned out to be of no use, if it is there. Raises OSError."""
+        folder = self._root / key.name()
+        if folder.is_dir():
+            with self._lock():
+                _remove(folder)
 
     def entries(self) -> list[CacheEntry]:
         """All exports, the oldest first."""

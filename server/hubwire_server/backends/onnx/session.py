@@ -19,8 +19,10 @@ GRAPH = "graph.onnx"
 
 Spinning = Literal["default", "stop", "none"]
 
-_QUIET = 3
-"""ONNX Runtime's severity ERROR. Its warnings are about graphs, for those who write exporters."""
+_QUIET = 4
+"""ONNX Runtime's severity FATAL. Its warnings are about graphs, for those who write exporters, and its errors are raised as well: logging
+them, too, would fill a log with those that are handled, such as that of a batch that is too large for the memory.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
