@@ -106,17 +106,11 @@ class Chooser:
         if folder is None:
             return None
         try:
-            backend = self._open_session(folder, session)
-            difference = probe_difference(backend, folder)
             tokenizer = read_tokenizer(folder)
+            return Choice(backend=self._open_session(folder, session), tokenizer=tokenizer, candidates=candidates)
         except (HubwireError, OSError, ValueError, KeyError) as error:
-            log.warning("an export is made anew, since it cannot be used: %s", error)
-        else:
-            if difference <= MAX_DIFFERENCE:
-                return Choice(backend=backend, tokenizer=tokenizer, candidates=candidates)
-            log.warning("an export is made anew, since it differs from torch by %.1e standard deviations", difference)
-        self._exports.remove(self._key(dtype))
-        return None
+            log.warning("an export is made anew: %s", error)
+            return None
 
     # Measuring
 
@@ -153,7 +147,10 @@ class Chooser:
             yield _Way(replace(candidate, note=self._refusal))
             return
         for session in SESSIONS:
-            yield _Way(replace(candidate, note=session), self._open_session(folder, session), session)
+            try:
+                yield _Way(replace(candidate, note=session), self._open_session(folder, session), session)
+            except HubwireError as error:
+                yield _Way(replace(candidate, note=error.message))
 
     def _half_way(self, dtype: str) -> _Way:
         from hubwire_server.backends.torch.devices import computes_natively
@@ -221,7 +218,13 @@ class Chooser:
         return load(self._path, options, on_body=self._export) if export else load(self._path, options)
 
     def _open_session(self, folder: Path, session: str) -> OnnxBackend:
-        return OnnxBackend(folder, read_info(folder), SESSIONS[session](threads=self._options.threads))
+        """Raises HubwireError (MODEL_LOAD_FAILED) where the export cannot be opened, or does not give what torch gave of its probe."""
+        backend = OnnxBackend(folder, read_info(folder), SESSIONS[session](threads=self._options.threads))
+        difference = probe_difference(backend, folder)
+        if not difference <= MAX_DIFFERENCE:
+            backend.close()
+            raise HubwireError(Reason.MODEL_LOAD_FAILED, f"the export differs from torch by {difference:.1e} standard deviations")
+        return backend
 
     def _export(self, body: Any) -> None:
         """Puts an export of the model into the cache, unless there is one. What speaks against it is kept for the description."""
@@ -247,13 +250,25 @@ class Chooser:
 
         key = self._key(dtype)
         try:
-            return self._exports.find(key) or self._exports.write(key, build)
+            if (folder := self._exports.find(key)) is not None and self._holds(folder):
+                return folder
+            self._exports.remove(key)
+            return self._exports.write(key, build)
         except (ExportError, HubwireError) as error:
             self._refusal = str(error)
         except OSError as error:
             self._refusal = f"the export could not be written: {error.strerror}"
         log.warning("the model is not run by ONNX Runtime: %s", self._refusal)
         return None
+
+    def _holds(self, folder: Path) -> bool:
+        """Whether an export, which may have been made on another machine, can be used on this one."""
+        try:
+            read_tokenizer(folder)
+            self._open_session(folder, DEFAULT_SESSION).close()
+        except (HubwireError, OSError, ValueError):
+            return False
+        return True
 
 
 def _vectors(backend: Backend, head: EmbeddingHead, texts: RaggedBatch) -> NDArray[np.float32]:
