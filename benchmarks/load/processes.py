@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from typing import Any
 
 import psutil
 
+ROOT = Path(__file__).resolve().parents[2]
 STOP_S = 20.0
 """How long a process may take to end before it is killed."""
 
@@ -37,7 +39,9 @@ class NotRunError(Exception):
 class Process:
     """A started process with a log file."""
 
-    def __init__(self, argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None, pipes: bool = False) -> None:
+    def __init__(
+        self, argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None, folder: Path | None = None, pipes: bool = False
+    ) -> None:
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         pipe = subprocess.PIPE if pipes else None
@@ -49,6 +53,7 @@ class Process:
                     stdout=pipe if pipes else stream,
                     stderr=stream,
                     env={**os.environ, **(env or {})},
+                    cwd=folder or ROOT,
                     start_new_session=True,
                 )
             except OSError as error:
@@ -140,6 +145,16 @@ class Child(Process):
         failure = self.failure("it ended" if readable else f"it did not answer within {timeout_s:.0f} s")
         self.stop()
         raise failure
+
+
+def stop_on_signals() -> None:
+    """Lets SIGTERM and SIGHUP end this process as Ctrl-C does, so that it ends what it started."""
+
+    def stop(number: int, _: Any) -> None:
+        sys.exit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
 
 
 def free_port() -> int:
