@@ -129,7 +129,7 @@ class App:
             backend=settings.backend,
             dtype=settings.dtype,
             threads=settings.worker_threads,
-            cache_dir=str(settings.cache_dir),
+            cache_dir=settings.cache_folder,
             allow_pickle=settings.allow_pickle,
             allow_remote_code=settings.allow_remote_code,
             token=settings.hub_token,

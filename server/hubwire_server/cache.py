@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args(argv)
-    folder = parse([] if args.cache_dir is None else [f"--cache-dir={args.cache_dir}"]).cache_dir.expanduser()
+    folder = Path(parse([] if args.cache_dir is None else [f"--cache-dir={args.cache_dir}"]).cache_folder)
     try:
         return _clear(folder, args.json) if args.action == "clear" else _list(folder, args.json)
     except OSError as error:

@@ -44,7 +44,7 @@ class Settings:
     backend: str = "auto"
     dtype: str = "auto"
     cache_dir: Path = Path("~/.cache/hubwire")
-    """Where exported graphs and measured choices are kept between starts."""
+    """Where exported graphs and measured choices are kept between starts; may begin with "~"."""
     threads: int = 0
     """CPU threads of the worker; 0 is one per core that this process may use."""
     allow_pickle: frozenset[str] = frozenset()
@@ -65,6 +65,14 @@ class Settings:
     def __repr__(self) -> str:
         token = "set" if self.hub_token else "not set"
         return f"Settings(address={self.address!r}, models={self.models!r}, device={self.device!r}, hub_token=<{token}>)"
+
+    @property
+    def cache_folder(self) -> str:
+        """The folder that cache_dir means, and empty where it is in the home of somebody who has none."""
+        try:
+            return str(self.cache_dir.expanduser().absolute())
+        except RuntimeError:
+            return ""
 
     @property
     def worker_threads(self) -> int:

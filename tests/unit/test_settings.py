@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from hubwire_server.settings import ModelArgument, Settings, parse
@@ -30,6 +32,19 @@ def test_dotenv_holds_settings_too_and_the_environment_wins(tmp_path):
     assert (settings.max_texts, settings.batch_texts) == (5, 7)
 
 
+def test_the_cache_is_in_the_home_unless_something_says_where(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert parse([], {}, tmp_path).cache_folder == "/home/somebody/.cache/hubwire"
+    assert parse([], {"XDG_CACHE_HOME": "/caches"}, tmp_path).cache_folder == "/caches/hubwire"
+    assert parse([], {"XDG_CACHE_HOME": "/caches", "HUBWIRE_CACHE_DIR": "/mine"}, tmp_path).cache_folder == "/mine"
+    assert parse(["--cache-dir", "~/here"], {"HUBWIRE_CACHE_DIR": "/mine"}, tmp_path).cache_folder == "/home/somebody/here"
+
+
+def test_without_a_home_there_is_no_cache(monkeypatch):
+    monkeypatch.setattr(Path, "expanduser", lambda self: (_ for _ in ()).throw(RuntimeError("Could not determine home directory.")))
+    assert Settings().cache_folder == ""
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -55,6 +70,11 @@ def test_a_model_argument_names_source_and_revision(text, expected, tmp_path):
         (["--address", "h:99999"], {}),
         (["--model", "=x"], {}),
         (["--dtype", "float8"], {}),
+        (["--backend", "jax"], {}),
+        (["--backend", "onnx", "--dtype", "bfloat16"], {}),
+        (["--backend", "torch", "--dtype", "int8"], {}),
+        (["--device", "cuda", "--backend", "onnx"], {}),
+        (["--device", "cuda:0"], {"HUBWIRE_DTYPE": "int8"}),
         (["--no-such-flag"], {}),
         (["--mod", "x"], {}),
         (["--device", "gpu"], {}),
