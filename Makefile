@@ -14,8 +14,8 @@ PROTOS := $(sort $(wildcard proto/hubwire/v1/*.proto))
 GENERATED := clients/python/hubwire/v1
 NATIVE := $(shell find native -name '*.rs' -o -name Cargo.toml)
 
-.PHONY: bench-load bench-peers bench-growth build serve test lint format generate generate-check proto-breaking test-native bench bench-record instructions instructions-record \
-	soak lock clean help
+.PHONY: build serve test lint format generate generate-check proto-breaking test-native bench bench-record instructions instructions-record \
+	bench-load bench-peers bench-growth soak lock clean help
 
 build: $(STAMPS)/project ## Make .venv with everything in it, and build the Rust core.
 
@@ -82,7 +82,8 @@ RUNNER := $(STAMPS)/gungraun-runner-$(GUNGRAUN)
 CARGO_BENCH := cargo bench --quiet --manifest-path native/Cargo.toml --package hubwire-core
 define COUNT
 	@command -v valgrind >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
-		&& DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends valgrind >/dev/null && command -v valgrind >/dev/null; } \
+		&& DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends valgrind >/dev/null \
+		&& command -v valgrind >/dev/null; } \
 		|| { echo "instructions: nothing can be counted without valgrind: install it first" >&2; exit 1; }
 	rm -f $(KIND) $(COUNTED)
 	$(CARGO_BENCH) --bench simd_level --config 'target."cfg(all())".runner = ["valgrind", "--quiet", "--tool=none"]' >$(KIND)

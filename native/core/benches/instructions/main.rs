@@ -1,8 +1,8 @@
 //! How many instructions the core takes, counted by callgrind: times move with the machine and its load, counts do not.
 //!
 //! Inputs come from seeds and are made before counting begins; results are dropped after it has ended. Everything runs on one thread, since
-//! the number of threads would decide how much is counted. Memory comes from the system, so that a third of what tokenization takes is glibc's.
-//! `make instructions` compares the counts with those that are recorded.
+//! the number of threads would decide how much is counted. Memory comes from the system, so that a third of what tokenization takes is
+//! glibc's. `make instructions` compares the counts with those that are recorded.
 
 #[path = "../../tests/common/mod.rs"]
 mod common;
