@@ -221,6 +221,15 @@ def test_a_model_that_cannot_be_traced_says_why_in_one_line(tmp_path: Path) -> N
     assert not (tmp_path / "traced").exists()
 
 
+def test_a_model_with_an_operator_that_onnx_does_not_have_says_so_and_prints_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = make_model("FNet", vocab_size=TOKENS)
+    with pytest.raises(ExportError, match=r"^UnsupportedOperatorError: .*fft"):
+        export_model(model, tmp_path, weights=tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize(
     ("prepare", "outputs", "says"),
     [

@@ -62,7 +62,7 @@ def write_probe(folder: Path, batch: RaggedBatch, hidden: NDArray[np.float32]) -
 def read_probe(folder: Path) -> tuple[RaggedBatch, NDArray[np.float32]]:
     """What write_probe stored. Raises HubwireError (MODEL_LOAD_FAILED) where it is missing or broken."""
     try:
-        with np.load(folder / PROBE, allow_pickle=False) as arrays:
+        with (folder / PROBE).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             batch = RaggedBatch(ids=arrays["ids"], type_ids=arrays["type_ids"], offsets=arrays["offsets"])
             return batch, arrays["hidden"]
     except Exception as error:
@@ -74,20 +74,31 @@ def probe_difference(backend: Runnable, folder: Path) -> float:
     """The largest difference of a backend to the probe of its folder, in standard deviations of the hidden states. Infinite where its
     output has another shape or is not finite, and where a text moves with its neighbours by more than INDEPENDENCE.
 
-    The caller compares it with MAX_DIFFERENCE; int8 is far above that, and what it costs is for cosines to say. Raises what forward and
-    read_probe raise.
+    The caller compares it with MAX_DIFFERENCE; int8 is far above that, and what it costs is for cosines to say. Raises HubwireError
+    (MODEL_LOAD_FAILED) where the backend fails on these texts, and what read_probe raises.
     """
     batch, expected = read_probe(folder)
-    hidden = backend.forward(batch)[0].copy()  # it is valid until the next call only
+    hidden = _run(backend, batch)
     if hidden.shape != expected.shape or not np.isfinite(hidden).all():
         return math.inf
     scale = max(float(expected.std()), 1e-12)
-    moved = backend.forward(_with_other_neighbours(batch))[0]
+    moved = _run(backend, _with_other_neighbours(batch))
     kept = np.repeat(_keeps(batch), np.diff(batch.offsets))
     move = float(np.abs(moved[kept] - hidden[kept]).max()) / scale
     if not move <= INDEPENDENCE:  # not, so that NaN is a move
         return math.inf
     return float(np.abs(hidden - expected).max()) / scale
+
+
+def _run(backend: Runnable, batch: RaggedBatch) -> NDArray[Any]:
+    try:
+        return backend.forward(batch)[0].copy()  # it is valid until the next call only
+    except HubwireError:
+        raise
+    except Exception as error:
+        # A graph that only runs on texts like those that it was traced with fails in ways of its own (mixtures of experts).
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise HubwireError(Reason.MODEL_LOAD_FAILED, f"the exported model fails on texts of random tokens: {line[:300]}") from error
 
 
 def _keeps(batch: RaggedBatch) -> NDArray[np.bool_]:

@@ -10,11 +10,12 @@ int8 is made of an exported model, not of the one in torch (quantize).
 
 from __future__ import annotations
 
+import importlib
 import logging
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -167,14 +168,34 @@ def _ready_to_trace(model: Any) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
+    """Silences warnings and logs."""
     disabled = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _quiet_exporter():
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(disabled)
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Keeps the exporter from printing its whole graph where it fails. It has an option for that, and turns it on itself: in torch 2.15
+    setup_onnx_logging asks a function for its truth instead of calling it. Private to torch, so one without it prints.
+    """
+    exporter: Any = None
+    with suppress(ImportError):
+        exporter = importlib.import_module("torch.onnx._internal.torchscript_exporter.utils")
+    original = getattr(exporter, "setup_onnx_logging", None)
+    if original is None:
+        yield
+        return
+    exporter.setup_onnx_logging = lambda verbose: nullcontext()
+    try:
+        yield
+    finally:
+        exporter.setup_onnx_logging = original
 
 
 def _transpose_weights(model: onnx.ModelProto) -> None:
