@@ -14,7 +14,7 @@ PROTOS := $(sort $(wildcard proto/hubwire/v1/*.proto))
 GENERATED := clients/python/hubwire/v1
 NATIVE := $(shell find native -name '*.rs' -o -name Cargo.toml)
 
-.PHONY: build serve test lint format generate generate-check proto-breaking test-native bench bench-record instructions instructions-record \
+.PHONY: build serve test lint format generate generate-check proto-breaking test-native profile bench bench-record instructions instructions-record \
 	bench-load bench-peers bench-growth soak lock clean help
 
 build: $(STAMPS)/project ## Make .venv with everything in it, and build the Rust core.
@@ -69,6 +69,9 @@ bench: build ## Run the benchmarks, and fail where a ratio fell by more than a t
 	$(BIN)/python benchmarks/gate.py $(VENV)/benchmark.json || { echo "once more, since the machine may have been busy"; \
 		$(BIN)/python -m pytest benchmarks --quiet --benchmark-json=$(VENV)/benchmark-again.json; \
 		$(BIN)/python benchmarks/gate.py $(VENV)/benchmark.json $(VENV)/benchmark-again.json; }
+
+profile: build ## Print where the time of a call goes, stage by stage (JSON=FILE writes it there too).
+	$(BIN)/python -m benchmarks.budget $(if $(JSON),--json $(JSON))
 
 bench-record: build ## Run the benchmarks three times, and record the lowest of their ratios.
 	for run in 1 2 3; do $(BIN)/python -m pytest benchmarks --quiet --benchmark-json=$(VENV)/benchmark-$$run.json; done
