@@ -2,8 +2,8 @@
 
     python -m benchmarks.budget [--json FILE] [--serve ARGUMENTS]
 
-The server is started as its users start it, and asked for one 12-token text at a time: first by one caller, in turn with the same engine in a
-loop without a server, then by 64 callers at once. The stages are the server's own timings (hubwire.v1.Timings); `send` is what the caller
+The server is started as its users start it, and asked for one 12-token text at a time: first by one caller, in turn with the same engine in
+a loop without a server, then by 64 callers at once. The stages are the server's own timings (hubwire.v1.Timings); `send` is what the caller
 waits beyond them: gRPC on both sides, and the system. The processor's time is that of each process over a whole part.
 """
 
@@ -49,7 +49,7 @@ ROWS = ("decode", "tokenize", "queue", "transfer", "forward", "pool", "worker", 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Calls that were measured together: for each its latency in nanoseconds and its answer's bytes; and the processor's seconds by process."""
+    """Calls that were measured together: the latency of each in nanoseconds, its answer's bytes, and the processor's seconds by process."""
 
     latencies_ns: list[int]
     answers: list[bytes]
