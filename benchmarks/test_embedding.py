@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import random
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.load import workloads
 from hubwire_server._native import Tokenizer, convert
 from hubwire_server.backends.base import LoadOptions, RaggedBatch
 from hubwire_server.workers.embedding_model import load
@@ -17,40 +17,6 @@ from hubwire_server.workers.embedding_model import load
 BATCH_TEXTS = 32
 TEXTS = 160
 THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def mixed_texts(count: int) -> list[str]:
-    """Texts of lognormal length: median about 38 tokens, the longest cut at 250."""
-    rng = random.Random(7)
-    words = [
-        "the",
-        "model",
-        "reads",
-        "a",
-        "stream",
-        "of",
-        "texts",
-        "and",
-        "gives",
-        "each",
-        "of",
-        "them",
-        "one",
-        "vector",
-        "that",
-        "a",
-        "database",
-        "can",
-        "search",
-        "by",
-        "meaning",
-        "and",
-        "not",
-        "by",
-        "letters",
-    ]
-    lengths = [min(230, max(3, int(rng.lognormvariate(3.5, 0.8)))) for _ in range(count)]
-    return [" ".join(rng.choice(words) for _ in range(length)) for length in lengths]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +31,7 @@ def folder() -> Path:
 def test_embedding_of_mixed_texts_against_sentence_transformers(compare, folder):
     from sentence_transformers import SentenceTransformer
 
-    texts = mixed_texts(TEXTS)
+    texts = workloads.texts("mixed", TEXTS)
     model = load(folder, LoadOptions(threads=THREADS))
     tokenizer = Tokenizer(model.tokenizer_json)
     theirs = SentenceTransformer(str(folder), device="cpu")

@@ -28,8 +28,6 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
-STOP_S = 20.0
-"""How long a process may take to end before it is killed."""
 
 
 class NotRunError(Exception):
@@ -38,6 +36,9 @@ class NotRunError(Exception):
 
 class Process:
     """A started process with a log file."""
+
+    stop_s = 20.0
+    """How long it may take to end before it is killed."""
 
     def __init__(
         self, argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None, folder: Path | None = None, pipes: bool = False
@@ -95,14 +96,15 @@ class Process:
         return float(sum(sum(process.cpu_times()[:2]) for process in self.family()))
 
     def stop(self) -> None:
-        """Ends the process, and kills what is left of its family after STOP_S."""
+        """Ends the process, and kills what is left of its family after stop_s."""
         family = self.family()
         if self.popen.poll() is None:
             self.popen.terminate()
-        _, alive = psutil.wait_procs(family, timeout=STOP_S)
+        _, alive = psutil.wait_procs(family, timeout=self.stop_s)
         for process in alive:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+        psutil.wait_procs(alive, timeout=self.stop_s)
         self.popen.wait()
 
 
