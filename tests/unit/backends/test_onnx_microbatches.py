@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hubwire_server.backends.onnx.microbatches import MAX_PADDING, TokenOrder, cut
+from hubwire_server.backends.onnx.microbatches import MAX_PADDING, MAX_PAIRS, TokenOrder, cut
 from hubwire_server.scheduling import planner
 
 LENGTHS = st.lists(st.integers(0, 300), max_size=60)
@@ -30,7 +30,7 @@ def test_micro_batches_pad_little_and_keep_to_the_budget(lengths: list[int], bud
         part = ordered[first:last]
         rectangle = len(part) * part[-1]
         assert sum(part) >= (1 - MAX_PADDING) * rectangle
-        assert len(part) == 1 or rectangle <= budget
+        assert len(part) == 1 or (rectangle <= budget and rectangle * part[-1] <= MAX_PAIRS)
         assert texts is None or len(part) <= texts
 
 
@@ -38,6 +38,12 @@ def test_a_batch_that_may_be_one_rectangle_is_one() -> None:
     assert cut([12] * 85, 1024) == [(0, 85)]
     assert cut([12] * 86, 1024) == [(0, 85), (85, 86)]
     assert cut([8, 9, 10, 10], 1024) == [(0, 4)]
+
+
+def test_long_texts_run_alone_or_nearly_so() -> None:
+    assert cut([64] * 10, 1024) == [(0, 8), (8, 10)]
+    assert cut([128] * 3, 1024) == [(0, 2), (2, 3)]
+    assert cut([256] * 2, 1024) == [(0, 1), (1, 2)]
 
 
 @given(LENGTHS)
