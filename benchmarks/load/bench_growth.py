@@ -108,7 +108,7 @@ def curves(points: dict[str, Points]) -> list[Curve]:
     """The four curves, each with what it may rise by and why."""
     specs = {
         "concurrency": ("callers", "ms a text", NOISE, "noise; more callers fill batches"),
-        "length": ("tokens in a text", "us a token", 0.40, "noise, and attention, whose work per token grows with the length"),
+        "length": ("tokens in a text", "us a token", 0.25, "noise, and attention, whose work per token grows with the length"),
         "texts per call": ("texts in a call", "ms a text", NOISE, "noise; a call costs the same for more texts"),
         "stream length": ("texts in a stream", "ms a text", NOISE, "noise; a stream keeps nothing of what it answered"),
     }

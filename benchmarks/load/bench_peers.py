@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import statistics
 import sys
 import time
@@ -31,10 +32,13 @@ C1_S = 1.0
 C64_S = 2.5
 OPEN_S = 4.0
 LEAST_OPEN_REQUESTS = 40
-LOADS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.75, 0.9)
+LOADS = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
 """The offered loads, as parts of Hubwire's own throughput at concurrency 64."""
 KEPT_UP = 0.9
 """A server that answers less than this part of what is offered has reached its end, and is offered no more."""
+CLOSED_LOOPS_MINUTES = 8.0
+ALL_MINUTES = 14.0
+"""On a slow machine no further round is begun after the first, and no further load is offered after the second, from the start of the run."""
 MEASURES = {
     "c1_short_p50_ms": ("c=1 short p50, ms", False),
     "c1_short_p99_ms": ("c=1 short p99, ms", False),
@@ -65,20 +69,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1
         not_run |= unequal(up)
         peers = {name: peer for name, peer in up.items() if name not in not_run}
-        rounds = closed_loops(peers, args.rounds, args.scale, not_run)
+        rounds = closed_loops(peers, args.rounds, args.scale, not_run, deadline_s=start + 60 * CLOSED_LOOPS_MINUTES)
+        deadline_s = start + 60 * ALL_MINUTES
         top = {w: statistics.median(figures["hubwire"][f"c64_{w}_per_s"] for figures in rounds) for w in ("short", "mixed")}
         figures = {
             "labels": {name: peer.label for name, peer in peers.items()},
             "versions": {name: peer.versions for name, peer in peers.items()},
             "memory_mb": {name: peer.memory_mb() for name, peer in peers.items()},
             "rounds": rounds,
-            "open_loop": {workload: open_loops(peers, workload, top[workload], args.scale) for workload in top},
+            "open_loop": {workload: open_loops(peers, workload, top[workload], args.scale, deadline_s) for workload in top},
             "not_run": not_run,
         }
     figures["table"] = table(rounds)
-    options = {"server": args.server_args, "rounds": args.rounds, "scale": args.scale, "minutes": (time.perf_counter() - start) / 60}
+    options = {"server": args.server_args, "rounds": len(rounds), "scale": args.scale, "minutes": (time.perf_counter() - start) / 60}
     result = results.record("peers", options, figures)
-    print(f"\n{results.headline(result)}\nmedians of {args.rounds} interleaved rounds; in brackets how many times better Hubwire is")
+    print(f"\n{results.headline(result)}\nmedians of {len(rounds)} interleaved rounds; in brackets how many times better Hubwire is")
     print_table(figures, not_run)
     if not args.no_write:
         latency_against_load(figures, caption(result), results.RESULTS / "peers.svg")
@@ -101,11 +106,16 @@ def unequal(up: Mapping[str, Peer]) -> dict[str, str]:
     return found
 
 
-def closed_loops(peers: Mapping[str, Peer], rounds: int, scale: float, not_run: dict[str, str]) -> list[dict[str, dict[str, float]]]:
+def closed_loops(
+    peers: Mapping[str, Peer], rounds: int, scale: float, not_run: dict[str, str], deadline_s: float = math.inf
+) -> list[dict[str, dict[str, float]]]:
     """The figures of each round, by peer. A peer that fails is taken out of every round and put into not_run."""
     found: list[dict[str, dict[str, float]]] = []
     sizes: dict[str, dict[str, int]] = {}
     for number in range(-1, rounds):  # the first round finds how many requests take the wanted time, and is thrown away
+        if found and time.perf_counter() > deadline_s:
+            say(f"time is up after {number} rounds")
+            break
         figures = {}
         for name in [name for name in peers if name not in not_run]:
             try:
@@ -136,18 +146,23 @@ def closed_loop_figures(peer: Peer, sizes: Mapping[str, int]) -> dict[str, float
     summary = latency.summary(answers(run))
     figures = {"c1_short_p50_ms": summary["p50_ms"], "c1_short_p99_ms": summary["p99_ms"]}
     for workload in ("short", "mixed"):
-        total = max(sizes.get(workload, 0), 4 * CONCURRENCY) + 2 * CONCURRENCY
+        total = max(sizes.get(workload, 0), 2 * CONCURRENCY) + 2 * CONCURRENCY
         run = peer.drive(UnaryLoad(address="", requests=requests_of(workload, total), total=total, concurrency=CONCURRENCY))
         answers(run)
         figures[f"c64_{workload}_per_s"] = latency.texts_per_s(run, CONCURRENCY, workloads.token_counts(workload, total))
     return figures
 
 
-def open_loops(peers: Mapping[str, Peer], workload: str, top_per_s: float, scale: float) -> dict[str, list[dict[str, Any]]]:
+def open_loops(
+    peers: Mapping[str, Peer], workload: str, top_per_s: float, scale: float, deadline_s: float
+) -> dict[str, list[dict[str, Any]]]:
     """Latencies at rising loads, by peer: each load is offered to all peers before the next one."""
     lines: dict[str, list[dict[str, Any]]] = {name: [] for name in peers}
     running = set(peers)
     for part in LOADS:
+        if time.perf_counter() > deadline_s:
+            say(f"time is up: {workload} texts were offered at less than {part:.0%} of Hubwire's throughput")
+            break
         rate = max(1, round(part * top_per_s))
         total = max(LEAST_OPEN_REQUESTS, round(rate * OPEN_S * scale))
         for name in [name for name in peers if name in running]:

@@ -39,6 +39,7 @@ def latency_against_load(figures: Mapping[str, Any], caption: str, path: Path) -
                 loads, latencies = [point["offered_per_s"] for point in measured], [point["p95_ms"] for point in measured]
                 axis.plot(loads, latencies, marker="o", markersize=3.5, label=figures["labels"][name], **style)
             axis.set(yscale="log", xlabel=f"offered load, {workload} texts/s", ylabel="latency, 95th percentile, ms", title=workload)
+            axis.yaxis.set_major_formatter("{x:g}")
             axis.set_xlim(left=0)
         axes[0][0].legend(fontsize=8)
         _save(figure, caption, path)
@@ -52,6 +53,8 @@ def growth(curves: Sequence[Mapping[str, Any]], memory: Mapping[str, Sequence[fl
             axis.plot(curve["sizes"], curve["costs"], marker="o", markersize=3.5, color=OURS)
             axis.set(xscale="log", xlabel=curve["size_unit"], title=curve["name"])
             axis.set_ylabel(curve["cost_unit"], color=OURS)
+            axis.set_xticks(curve["sizes"], [f"{size:,}" for size in curve["sizes"]])
+            axis.minorticks_off()
             axis.set_ylim(0, max(curve["costs"]) * 1.15)
             right = axis.twinx()
             right.plot(curve["sizes"], memory[curve["name"]], color=OTHERS[0], linestyle="--", marker=".", linewidth=1)

@@ -49,7 +49,7 @@ def machine() -> dict[str, Any]:
         "simd": simd_level(),
         "flags": [flag for flag in TELLING_FLAGS if flag in flags],
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
-        "system": f"{platform.system()} {platform.release()}",
+        "system": platform.system(),
         "python": platform.python_version(),
     }
 
