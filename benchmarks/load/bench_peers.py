@@ -38,7 +38,7 @@ KEPT_UP = 0.9
 """A server that answers less than this part of what is offered has reached its end, and is offered no more."""
 CLOSED_LOOPS_MINUTES = 8.0
 ALL_MINUTES = 14.0
-"""On a slow machine no further round is begun after the first, and no further load is offered after the second, from the start of the run."""
+"""On a slow machine no round is begun after the first, and no load is offered after the second, counted from the start of the run."""
 MEASURES = {
     "c1_short_p50_ms": ("c=1 short p50, ms", False),
     "c1_short_p99_ms": ("c=1 short p99, ms", False),
