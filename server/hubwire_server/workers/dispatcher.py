@@ -1,7 +1,8 @@
 """Moves planned batches onto a worker and their results back to whoever waits for them.
 
 At most two batches are on their way at a time: one that is computed, and one that waits in the socket so that the device never idles. More
-would only mean that a cancelled or more urgent text comes too late.
+would only mean that a cancelled or more urgent text comes too late. On a CPU there is one: the processor has enough to do between batches,
+which is to answer the last and to read the next, and the longer a batch waits to be formed, the more texts share it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ from hubwire_server.workers.supervisor import Supervisor, WorkerOptions
 log = logging.getLogger("hubwire.dispatcher")
 
 MAX_IN_FLIGHT = 2
+MAX_IN_FLIGHT_ON_CPU = 1
+"""On two cores with 64 callers of short texts: 31 texts a batch instead of 21, and 4 % less of the worker's time for each. Streams and texts
+of mixed length are as fast with one as with two."""
 STREAM_SHARE = 2
 """Streams have a queue of their own, of half the size: they wait for room in it, while single calls are refused when theirs is full. With
 one queue for both, either would keep the other out."""
@@ -70,6 +74,7 @@ class Dispatcher:
         self._left = asyncio.Event()
         self._room_turn = asyncio.Lock()
         self._in_flight: deque[_InFlight] = deque()
+        self._max_in_flight = MAX_IN_FLIGHT
         self._number = 0
         self._free_since_ns = 0
         """When the worker answered last: what it was sent before that, it began to read then."""
@@ -207,7 +212,9 @@ class Dispatcher:
         self._on_model(key, loaded)
         if isinstance(loaded, LoadedModel):
             # Which device "auto" is, only the worker knows.
-            self._planner.set_limits(self._limits(loaded.description.device))
+            device = loaded.description.device
+            self._planner.set_limits(self._limits(device))
+            self._max_in_flight = MAX_IN_FLIGHT_ON_CPU if device.startswith("cpu") else MAX_IN_FLIGHT
         elif isinstance(loaded, HubwireError):
             self._drop_model(key, loaded)
         self._pump()
@@ -216,7 +223,7 @@ class Dispatcher:
 
     def _pump(self) -> None:
         """Sends batches while the worker can take them."""
-        while len(self._in_flight) < MAX_IN_FLIGHT and len(self._planner):
+        while len(self._in_flight) < self._max_in_flight and len(self._planner):
             batch, expired = self._planner.next_batch(self.worker.is_ready)
             for item in expired:
                 self._fail(item, HubwireError(Reason.DEADLINE_EXCEEDED, "the deadline passed before the text reached the device"))

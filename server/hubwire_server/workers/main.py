@@ -7,6 +7,7 @@ It ends when the front closes the socket, and when the front is gone while a com
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import socket
@@ -75,12 +76,23 @@ def serve(sock: socket.socket, load: LoadModel) -> None:
             case frames.Forward():
                 frames.send_frame(sock, *_forward(models, message, arrays))
             case frames.Load():
-                frames.send_frame(sock, *_load(models, message, load))
+                answer = _load(models, message, load)
+                _keep_from_collector()
+                frames.send_frame(sock, *answer)
             case frames.Unload():
                 if (model := models.pop(message.key, None)) is not None:
                     model.close()
+                del model
+                _keep_from_collector()
             case _:
                 raise AssertionError(f"the front sent {type(message).__name__}. This is a bug.")
+
+
+def _keep_from_collector() -> None:
+    """Takes what is there now out of the search for garbage: an engine is hundreds of thousands of objects, and a batch would wait for it."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 def _load(models: dict[str, WorkerModel], message: frames.Load, load: LoadModel) -> tuple[frames.AnyMessage, list[NDArray[Any]]]:
