@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("hubwire.choice")
 
 SESSIONS = {
-    "threads spin within a batch": partial(SessionOptions, spinning="stop", affinity=True),
+    "threads on cores of their own, which spin within a batch": partial(SessionOptions, spinning="stop", affinity=True),
     "threads never spin": partial(SessionOptions, spinning="none"),
 }
 """The sessions that are timed, by what the description says of them. The first one serves where nothing was timed."""

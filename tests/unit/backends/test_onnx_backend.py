@@ -195,7 +195,7 @@ def batch(texts, tokens):
 
 backend.forward(batch(1, 2))
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + (96 << 20), -1))
+resource.setrlimit(resource.RLIMIT_AS, (used + (150 << 20), -1))
 # The attention of 400 texts takes 160 MB a layer, that of one takes 0.4 MB, and their hidden states take 8 MB.
 print(backend.forward(batch(400, 160))[0].shape, runs[1:3])
 """
@@ -288,11 +288,24 @@ def test_what_the_options_say_reaches_the_session(monkeypatch: pytest.MonkeyPatc
     assert _entries(SessionOptions(threads=2, spinning="default")) == {}
     assert _entries(SessionOptions(threads=2, spinning="stop")) == {"session.force_spinning_stop": "1"}
     assert _entries(SessionOptions(threads=2, spinning="none")) == {"session.intra_op.allow_spinning": "0"}
-    with_affinity = SessionOptions(threads=3, spinning="default", affinity=True)
-    assert _entries(with_affinity) == {"session.intra_op_thread_affinities": "4;7"}
-    # One thread is the caller's, and more threads than cores cannot each have one.
-    assert _entries(SessionOptions(threads=1, spinning="default", affinity=True)) == {}
-    assert _entries(SessionOptions(threads=5, spinning="default", affinity=True)) == {}
+    with_affinity = SessionOptions(threads=4, spinning="default", affinity=True)
+    assert _entries(with_affinity) == {"session.intra_op_thread_affinities": "4;7;8"}
+    # Where there are more cores than threads, others would choose the same ones; where there are fewer, some would have none.
+    for threads in (1, 3, 5):
+        assert _entries(SessionOptions(threads=threads, spinning="default", affinity=True)) == {}
+
+
+def test_the_caller_is_on_its_own_core_during_a_run_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed = sorted(os.sched_getaffinity(0))
+    backend = OnnxBackend(folder, read_info(folder), SessionOptions(threads=len(allowed), affinity=True))
+    set_affinity, calls = os.sched_setaffinity, []
+    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: calls.append(list(cores)) or set_affinity(pid, cores))
+    backend.forward(ragged(5))
+    assert calls == ([allowed[:1], allowed] if len(allowed) > 1 else [])
+    with pytest.raises(Exception, match="out of"):
+        monkeypatch.setattr(backend, "_check_vocabulary", lambda batch: None)
+        backend.forward(RaggedBatch(np.array([10**6], np.int32), np.zeros(1, np.int32), np.array([0, 1])))
+    assert sorted(os.sched_getaffinity(0)) == allowed
 
 
 @pytest.mark.parametrize("spinning", ["default", "stop", "none"])

@@ -6,6 +6,7 @@ one run of the session. What the scheduler sends is sorted already and mostly on
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from hubwire_server.backends.base import BackendDescription, RaggedBatch
 from hubwire_server.backends.onnx.info import OnnxInfo
 from hubwire_server.backends.onnx.microbatches import TokenOrder, cut
-from hubwire_server.backends.onnx.session import SessionOptions, open_session, run_options
+from hubwire_server.backends.onnx.session import SessionOptions, cores, open_session, run_options
 from hubwire_server.errors import HubwireError, Reason
 
 MEMORY_RETRY_AFTER_MS = 1000
@@ -42,6 +43,7 @@ class OnnxBackend:
 
     def __init__(self, folder: Path, info: OnnxInfo, options: SessionOptions, *, budget_tokens: int = BATCH_TOKENS) -> None:
         self._session = open_session(folder, options)
+        self._cores = cores(options)
         self._info = info
         self._outputs = list(info.outputs[:1])
         self._options = run_options()
@@ -129,8 +131,14 @@ class OnnxBackend:
         if self._info.takes_type_ids:
             feeds["token_type_ids"] = type_ids
         options = self._trimming_options if trim or ids.size > TRIM_ABOVE_TOKENS else self._options
-        hidden: NDArray[np.float32] = self._session.run(self._outputs, feeds, options)[0]
-        return hidden
+        if not self._cores:
+            return self._session.run(self._outputs, feeds, options)[0]  # type: ignore[no-any-return]  # it ships no types
+        # Only during the run: threads that others start from this one, such as torch's, would inherit it.
+        os.sched_setaffinity(0, self._cores[:1])
+        try:
+            return self._session.run(self._outputs, feeds, options)[0]  # type: ignore[no-any-return]  # as above
+        finally:
+            os.sched_setaffinity(0, self._cores)
 
     def _check_vocabulary(self, batch: RaggedBatch) -> None:
         """A tokenizer that knows more tokens than the model would make the run fail, or count ids below zero from the end."""
