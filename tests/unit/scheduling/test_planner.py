@@ -305,9 +305,9 @@ def test_padding_stays_within_its_bound_and_every_text_runs_once(seed):
 
 def test_similar_lengths_keeps_the_text_whose_turn_it_is():
     chosen = [text(100), text(10), text(11), text(12)]
-    assert similar_lengths(chosen, 1_000) == [chosen[0]]
+    assert similar_lengths(chosen, BatchLimits(tokens=1_000, texts=16)) == [chosen[0]]
     chosen = [text(10), text(100), text(11), text(12)]
-    assert [item.tokens for item in similar_lengths(chosen, 1_000)] == [10, 11, 12]
+    assert [item.tokens for item in similar_lengths(chosen, BatchLimits(tokens=1_000, texts=16))] == [10, 11, 12]
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -373,3 +373,15 @@ def test_whatever_happens_every_text_ends_exactly_once_and_the_count_is_right(se
     assert waiting == set()
     assert len(planner) == 0
     assert all(item.state is ItemState.DONE for item in everything)
+
+
+def test_more_texts_are_looked_at_than_a_batch_holds_to_find_those_of_similar_length():
+    planner = Planner(BatchLimits(tokens=100, texts=16), ManualClock())
+    short = [text(10, key=PADDED) for _ in range(10)]
+    long = [text(90, key=PADDED) for _ in range(10)]
+    planner.add([item for pair in zip(short, long, strict=True) for item in pair])
+    assert take(planner) == short
+
+
+def test_similar_lengths_holds_no_more_texts_than_a_batch_may():
+    assert len(similar_lengths([text(10) for _ in range(9)], BatchLimits(tokens=1_000, texts=4))) == 4
