@@ -174,6 +174,17 @@ def test_a_text_that_does_not_fit_into_memory_is_refused(backend: OnnxBackend) -
     assert caught.value.retry_after_ms > 0
 
 
+def test_a_batch_whose_hidden_states_do_not_fit_into_memory_is_refused(backend: OnnxBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise MemoryError
+
+    batch = ragged(*MIXED)
+    monkeypatch.setattr(np, "concatenate", refuse)
+    with pytest.raises(HubwireError, match="too little memory for a batch of 288 tokens") as caught:
+        backend.forward(batch)
+    assert caught.value.reason is Reason.OVERLOADED
+
+
 LOW_MEMORY = """
 import resource, sys
 from pathlib import Path
@@ -187,17 +198,24 @@ runs = []
 folder = Path(sys.argv[1])
 backend = OnnxBackend(folder, read_info(folder), SessionOptions(threads=1), budget_tokens=1 << 30)
 run = backend._run
-backend._run = lambda ids, *rest: runs.append(len(ids)) or run(ids, *rest)
+
+def run_in_little_memory(ids, *rest):
+    runs.append(len(ids))
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+    try:
+        return run(ids, *rest)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 def batch(texts, tokens):
     ids = np.full(texts * tokens, 300, np.int32)
     return RaggedBatch(ids=ids, type_ids=np.zeros_like(ids), offsets=np.arange(0, len(ids) + 1, tokens))
 
 backend.forward(batch(1, 2))
-used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + (150 << 20), -1))
-# The attention of 400 texts takes 160 MB a layer, that of one takes 0.4 MB, and their hidden states take 8 MB.
-print(backend.forward(batch(400, 160))[0].shape, runs[1:3])
+limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + (150 << 20)
+backend._run = run_in_little_memory
+# The attention of 400 texts takes 160 MB a layer, that of one takes 0.4 MB.
+print(backend.forward(batch(400, 160))[0].shape, runs[:2])
 """
 
 

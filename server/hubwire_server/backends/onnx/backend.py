@@ -66,7 +66,8 @@ class OnnxBackend:
         """The last hidden states of all tokens (base.py), always in float32. A micro-batch that does not fit into memory is halved, down to
         single texts.
 
-        Raises HubwireError: OVERLOADED where a single text does not fit, INTERNAL where a token has no embedding.
+        Raises HubwireError: OVERLOADED where a single text does not fit, or the hidden states of all do not, INTERNAL where a token has no
+        embedding.
         """
         self._check_vocabulary(batch)
         if not len(batch.ids):
@@ -81,7 +82,10 @@ class OnnxBackend:
             lengths = order.lengths[first:last]
             start, stop = stop, stop + int(lengths.sum())
             parts += self._run_halving(ids[start:stop], type_ids[start:stop], lengths)
-        return order.restore(parts[0] if len(parts) == 1 else np.concatenate(parts)), "float32"
+        try:
+            return order.restore(parts[0] if len(parts) == 1 else np.concatenate(parts)), "float32"
+        except MemoryError as error:
+            raise _too_little_memory(f"a batch of {len(ids)} tokens") from error
 
     def close(self) -> None:
         """Frees the model's memory. The backend cannot be used after it."""
@@ -90,17 +94,15 @@ class OnnxBackend:
     def _run_halving(self, ids: _Ids, type_ids: _Ids, lengths: NDArray[np.int64], *, trim: bool = False) -> list[NDArray[np.float32]]:
         """The hidden states of texts whose lengths do not fall, in one part, or in several where the memory was too small for one."""
         try:
-            return [self._run(ids, type_ids, lengths, trim)]
+            hidden = self._run(ids, type_ids, lengths, trim)
+            # ONNX Runtime's memory holds what it returns, and cannot be given back while that is in use.
+            return [hidden.copy() if trim else hidden]
         except Exception as error:
             # ONNX Runtime raises plain exceptions of its own, and MemoryError where it is Python that finds no memory.
             if not _is_out_of_memory(error):
                 raise
         if len(lengths) == 1:
-            raise HubwireError(
-                Reason.OVERLOADED,
-                f"the machine has too little memory for a text of {len(ids)} tokens",
-                retry_after_ms=MEMORY_RETRY_AFTER_MS,
-            )
+            raise _too_little_memory(f"a text of {len(ids)} tokens")
         half = len(lengths) // 2
         middle = int(lengths[:half].sum())
         # What the run had got before it failed is still held, in pieces of the wrong size: each half gives its memory back.
@@ -152,6 +154,10 @@ class OnnxBackend:
                 f"the tokenizer gives token {batch.ids[position]}, but the model has {self._info.vocabulary_size} embeddings",
                 metadata={"index": str(text)},
             )
+
+
+def _too_little_memory(what: str) -> HubwireError:
+    return HubwireError(Reason.OVERLOADED, f"the machine has too little memory for {what}", retry_after_ms=MEMORY_RETRY_AFTER_MS)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
