@@ -31,8 +31,8 @@ log = logging.getLogger("hubwire.dispatcher")
 
 MAX_IN_FLIGHT = 2
 MAX_IN_FLIGHT_ON_CPU = 1
-"""On two cores with 64 callers of short texts: 31 texts a batch instead of 21, and 4 % less of the worker's time for each. Streams and texts
-of mixed length are as fast with one as with two."""
+"""On two cores with 64 callers of short texts: 31 texts a batch instead of 21, and 4 % less of the worker's time a text. Streams and mixed
+lengths are as fast with one as with two."""
 STREAM_SHARE = 2
 """Streams have a queue of their own, of half the size: they wait for room in it, while single calls are refused when theirs is full. With
 one queue for both, either would keep the other out."""

@@ -89,7 +89,7 @@ def serve(sock: socket.socket, load: LoadModel) -> None:
 
 
 def _keep_from_collector() -> None:
-    """Takes what is there now out of the search for garbage: an engine is hundreds of thousands of objects, and a batch would wait for it."""
+    """Takes what is there now out of the search for garbage: an engine is hundreds of thousands of objects, and a batch would wait."""
     gc.unfreeze()
     gc.collect()
     gc.freeze()
