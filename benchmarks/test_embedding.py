@@ -1,4 +1,4 @@
-"""In-process embedding against sentence-transformers: the same texts, the same model, the same threads."""
+"""In-process embedding, in each backend, against sentence-transformers: the same texts, the same model, the same threads."""
 
 from __future__ import annotations
 
@@ -28,11 +28,13 @@ def folder() -> Path:
     return Path(spec.origin).parent / "model"
 
 
-def test_embedding_of_mixed_texts_against_sentence_transformers(compare, folder):
+@pytest.mark.parametrize("backend", ["onnx", "torch"])
+def test_embedding_of_mixed_texts_against_sentence_transformers(compare, folder, tmp_path, backend):
     from sentence_transformers import SentenceTransformer
 
     texts = workloads.texts("mixed", TEXTS)
-    model = load(folder, LoadOptions(threads=THREADS))
+    model = load(folder, LoadOptions(backend=backend, dtype="float32", threads=THREADS, cache_dir=tmp_path))
+    assert model.description.backend == backend
     tokenizer = Tokenizer(model.tokenizer_json)
     theirs = SentenceTransformer(str(folder), device="cpu")
 
@@ -49,4 +51,4 @@ def test_embedding_of_mixed_texts_against_sentence_transformers(compare, folder)
         return theirs.encode(texts, batch_size=BATCH_TEXTS, show_progress_bar=False)
 
     assert np.einsum("nd,nd->n", ours(), baseline()).min() > 0.99999
-    compare("embedding_vs_sentence_transformers", ours, baseline, rounds=5)
+    compare(f"embedding_{backend}_vs_sentence_transformers", ours, baseline, rounds=5)

@@ -73,7 +73,7 @@ async def test_a_storm_of_cancels_and_kills_leaves_nothing_behind(caplog, measur
         measured("what happened", counts)
         assert counts["answered"] > 20
         assert counts["cancelled"] > 20
-        assert counts["killed"] >= 3
+        assert counts["killed"] >= 2
         await eventually(lambda: server.app.dispatcher.used_tokens == 0)
         assert server.app.dispatcher.waiting_texts == 0
         assert all(model.leases == 0 for model in server.app.registry.all())
