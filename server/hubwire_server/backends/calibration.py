@@ -30,6 +30,8 @@ MAX_ROUNDS = 12
 
 MIN_GAIN = 1.05
 """How much faster a candidate must be than one that is preferred otherwise, so that noise does not choose."""
+EQUAL_COSINE = 0.99999
+"""How close vectors in float32 must be to those of torch in float32."""
 MIN_COSINE = 0.9995
 """How close the vectors of a number format below float32 must be to those of float32 to be chosen without being asked for."""
 

@@ -12,7 +12,7 @@ What was found on the way is kept as Candidates, which are part of the model's d
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hubwire_server.backends.base import Backend, Candidate, LoadOptions, RaggedBatch
-from hubwire_server.backends.calibration import MIN_COSINE, MIXED_LENGTHS, choose, time_candidates
+from hubwire_server.backends.calibration import EQUAL_COSINE, MIN_COSINE, MIXED_LENGTHS, choose, time_candidates
 from hubwire_server.backends.embedding_head import EmbeddingHead
 from hubwire_server.backends.onnx import ExportCache, ExportKey, OnnxBackend, SessionOptions
 from hubwire_server.backends.onnx.cache import EXPORTS
@@ -39,11 +39,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("hubwire.choice")
 
 SESSIONS = {
-    "threads on cores of their own, which spin within a batch": partial(SessionOptions, spinning="stop", affinity=True),
+    "threads spin within a batch": partial(SessionOptions, spinning="stop", affinity=True),
     "threads never spin": partial(SessionOptions, spinning="none"),
 }
 """The sessions that are timed, by what the description says of them. The first one serves where nothing was timed."""
 DEFAULT_SESSION = next(iter(SESSIONS))
+
+MAX_UNFINISHED = 2
+"""How often a worker may end while it measures a model, for lack of memory for one. Once more, and its supervisor would give the model up.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,30 +67,40 @@ class _Way:
     backend: Backend | None = None
     session: str = ""
 
+    def refuse(self, note: str) -> None:
+        """Closes the backend, and says why."""
+        if self.backend is not None:
+            self.backend.close()
+        self.backend = None
+        self.candidate = replace(self.candidate, note=note)
+
 
 class Chooser:
-    """Loads the model of a folder on a CPU. cache is the folder for exports and records."""
+    """Loads the model of a folder on a CPU. identify gives its fingerprint; cache is the folder for exports and records."""
 
-    def __init__(self, folder: SentenceFolder, fingerprint: str, options: LoadOptions, cache: Path) -> None:
+    def __init__(self, folder: SentenceFolder, identify: Callable[[], str], options: LoadOptions, cache: Path) -> None:
         self._folder = folder
         self._path = folder.transformer_path
-        self._fingerprint = fingerprint
+        self._identify = identify
+        self.fingerprint = identify()
         self._options = replace(options, device="cpu")
         self._records = Records(cache)
         self._exports = ExportCache(cache / EXPORTS)
         self._refusal = ""
+        self._passing = False
+        """Whether what was measured is of this hour alone, since a disk was full or could not be read."""
 
     def load(self) -> Choice:
         """The model as an earlier start chose to run it, or as it is chosen now.
 
         Raises HubwireError as torch.load, and MODEL_NOT_SUPPORTED where the options ask for onnx and the model does not run in it.
         """
-        return self._recorded() or self._exported() or self._measured()
+        return self._recorded() or self._exported() or self._measured_once()
 
     # What earlier starts left
 
     def _recorded(self) -> Choice | None:
-        record = self._records.find(self._fingerprint, self._options)
+        record = self._records.find(self.fingerprint, self._options)
         if record is None:
             return None
         if record.chosen.backend == "torch":
@@ -114,24 +128,33 @@ class Chooser:
 
     # Measuring
 
+    def _measured_once(self) -> Choice:
+        """What is chosen by measuring, unless that has ended the worker before: then torch serves, this time."""
+        if self._options.backend != "onnx" and self._records.unfinished(self.fingerprint, self._options) >= MAX_UNFINISHED:
+            self._records.finish(self.fingerprint, self._options)
+            note = f"nothing else was tried, since the worker ended {MAX_UNFINISHED} times while it was measuring"
+            candidate = Candidate(backend="torch", dtype="float32", chosen=True, note=note)
+            return Choice(backend=self._load_torch("float32"), tokenizer=self._tokenizer, candidates=(candidate,))
+        self._records.begin(self.fingerprint, self._options)
+        try:
+            return self._measured()
+        finally:
+            self._records.finish(self.fingerprint, self._options)
+
     def _measured(self) -> Choice:
         reference = self._load_torch("float32", export=self._options.backend != "torch")
-        check = reference.random_texts(MIXED_LENGTHS)
-        size = reference.description.hidden_size
-        head = EmbeddingHead.from_sentence_folder(self._folder, hidden_size=size, allow_pickle=self._options.allow_pickle)
-        expected = _vectors(reference, head, check)
         ways = list(self._ways(reference))
-        for way in ways:
-            if way.backend is not None:
-                self._compare(way, expected, _vectors(way.backend, head, check))
+        if any(way.backend not in (None, reference) for way in ways):
+            self._compare(ways, reference)
         self._time(ways, reference)
+        self._check_unchanged()
         return self._settle(ways, reference)
 
     def _ways(self, reference: TorchBackend) -> Iterator[_Way]:
         """Every way that the options leave open. One that cannot be taken has no backend, and says why."""
         backend, dtype = self._options.backend, self._options.dtype
         if backend != "onnx" and dtype != "int8":
-            yield _Way(Candidate(backend="torch", dtype="float32", note=reference.description.packed_note), reference)
+            yield _Way(Candidate(backend="torch", dtype="float32", cosine=1.0, note=reference.description.packed_note), reference)
         if backend != "torch":
             yield from self._onnx_ways()
         if backend != "onnx" and dtype == "auto":
@@ -160,19 +183,34 @@ class Chooser:
             return _Way(replace(candidate, note="this processor has no instructions for it"))
         try:
             backend = self._load_torch(dtype)
-        except HubwireError as error:
-            return _Way(replace(candidate, note=error.message))
+        except Exception as error:
+            # The model's code runs in a format that it may not have been written for.
+            return _Way(replace(candidate, note=_one_line(error)))
         return _Way(replace(candidate, note=backend.description.packed_note), backend)
 
-    def _compare(self, way: _Way, expected: NDArray[np.float32], vectors: NDArray[np.float32]) -> None:
-        """Writes down how close the vectors of a way are to those of torch in float32, and refuses it where they are not close enough."""
-        cosine = _lowest_cosine(expected, vectors)
-        way.candidate = replace(way.candidate, cosine=cosine)
-        asked_for = way.candidate.dtype == self._options.dtype
-        if not (asked_for or cosine >= MIN_COSINE) and way.backend is not None:
-            way.candidate = replace(way.candidate, note=f"not equal enough: below a cosine of {MIN_COSINE}")
-            way.backend.close()
-            way.backend = None
+    def _compare(self, ways: list[_Way], reference: TorchBackend) -> None:
+        """Writes down how close the vectors of each way are to those of torch in float32, and refuses those that are not close enough."""
+        check = reference.random_texts(MIXED_LENGTHS)
+        size = reference.description.hidden_size
+        expected: NDArray[np.float32] | None = None
+        head = EmbeddingHead.from_sentence_folder(self._folder, hidden_size=size, allow_pickle=self._options.allow_pickle)
+        for way in ways:
+            if way.backend is None or way.backend is reference:
+                continue
+            try:
+                expected = _vectors(reference, head, check) if expected is None else expected
+                cosine = _lowest_cosine(expected, _vectors(way.backend, head, check))
+            except Exception as error:
+                # Engines raise what they like on texts that are longer than those of the probe, and half precision may overflow.
+                way.refuse(_one_line(error))
+                continue
+            way.candidate = replace(way.candidate, cosine=cosine)
+            if not cosine >= self._least_cosine(way.candidate.dtype):
+                way.refuse(f"not equal enough: a cosine of {self._least_cosine(way.candidate.dtype)} is needed")
+
+    def _least_cosine(self, dtype: str) -> float:
+        """int8 is only here where it was asked for, and then whatever it is."""
+        return {"float32": EQUAL_COSINE, "int8": -1.0}.get(dtype, MIN_COSINE)
 
     def _time(self, ways: list[_Way], reference: TorchBackend) -> None:
         running = [(way, way.backend) for way in ways if way.backend is not None]
@@ -183,7 +221,9 @@ class Chooser:
     def _settle(self, ways: list[_Way], reference: TorchBackend) -> Choice:
         """Chooses, keeps the record, and closes every other backend."""
         if all(way.backend is None for way in ways):
-            text = f"the model does not run in ONNX Runtime ({ways[0].candidate.note}); with --backend auto it runs in torch"
+            text = (
+                f"the model does not run in ONNX Runtime ({ways[0].candidate.note}); with --backend auto and --dtype auto it runs in torch"
+            )
             raise HubwireError(Reason.MODEL_NOT_SUPPORTED, text)
         chosen = ways[choose([way.candidate for way in ways])]
         chosen.candidate = replace(chosen.candidate, chosen=True)
@@ -192,7 +232,8 @@ class Chooser:
             backend.close()
         assert chosen.backend is not None
         record = Record(candidates=tuple(way.candidate for way in ways), session=chosen.session)
-        self._records.write(self._fingerprint, self._options, record)
+        if not self._passing:
+            self._records.write(self.fingerprint, self._options, record)
         return Choice(backend=chosen.backend, tokenizer=self._tokenizer, candidates=record.candidates)
 
     # The parts
@@ -208,7 +249,7 @@ class Chooser:
     def _key(self, dtype: str) -> ExportKey:
         options = self._options
         return ExportKey(
-            fingerprint=self._fingerprint, dtype=dtype, allow_pickle=options.allow_pickle, allow_remote_code=options.allow_remote_code
+            fingerprint=self.fingerprint, dtype=dtype, allow_pickle=options.allow_pickle, allow_remote_code=options.allow_remote_code
         )
 
     def _load_torch(self, dtype: str, *, export: bool = False) -> TorchBackend:
@@ -230,36 +271,46 @@ class Chooser:
         """Puts an export of the model into the cache, unless there is one. What speaks against it is kept for the description."""
         from hubwire_server.backends.onnx.body import export_body
 
-        def build(folder: Path) -> None:
-            write_tokenizer(folder, self._tokenizer)
-            export_body(body, folder, weights=self._path, threads=self._options.threads)
-
-        self._write("float32", build)
+        self._write("float32", lambda folder: export_body(body, folder, weights=self._path, threads=self._options.threads))
 
     def _quantized(self, exported: Path) -> Path | None:
         from hubwire_server.backends.onnx.body import quantize_body
 
-        def build(folder: Path) -> None:
-            write_tokenizer(folder, self._tokenizer)
-            quantize_body(exported, folder, threads=self._options.threads)
+        return self._write("int8", lambda folder: quantize_body(exported, folder, threads=self._options.threads))
 
-        return self._write("int8", build)
+    def _write(self, dtype: str, build: Callable[[Path], None]) -> Path | None:
+        """The export in the cache, which build makes where there is none of use. None where it cannot be made, which _refusal explains."""
+        tokenizer = self._tokenizer  # what is wrong with it is wrong with every engine
 
-    def _write(self, dtype: str, build: Any) -> Path | None:
-        from hubwire_server.backends.onnx.export import ExportError
+        def build_all(folder: Path) -> None:
+            write_tokenizer(folder, tokenizer)
+            try:
+                build(folder)
+            except OSError:
+                raise
+            except Exception as error:
+                # An ExportError says what is wrong; the model's code, run without its engine's care, and ONNX Runtime raise anything else.
+                raise _RefusedError(_one_line(error)) from error
+            self._check_unchanged()
 
         key = self._key(dtype)
         try:
             if (folder := self._exports.find(key)) is not None and self._holds(folder):
                 return folder
             self._exports.remove(key)
-            return self._exports.write(key, build)
-        except (ExportError, HubwireError) as error:
+            return self._exports.write(key, build_all)
+        except _RefusedError as error:
             self._refusal = str(error)
         except OSError as error:
+            self._passing = True
             self._refusal = f"the export could not be written: {error.strerror}"
         log.warning("the model is not run by ONNX Runtime: %s", self._refusal)
         return None
+
+    def _check_unchanged(self) -> None:
+        """What was made of the files is kept under their fingerprint, so they must be the same at its end. Raises HubwireError."""
+        if self._identify() != self.fingerprint:
+            raise HubwireError(Reason.MODEL_LOAD_FAILED, "the files of the model changed while it was loaded; load it again")
 
     def _holds(self, folder: Path) -> bool:
         """Whether an export, which may have been made on another machine, can be used on this one."""
@@ -271,6 +322,18 @@ class Chooser:
         return True
 
 
+class _RefusedError(Exception):
+    """An export cannot be made of this model."""
+
+
+def _one_line(error: Exception) -> str:
+    """What an error says in a line, for people; without the name of an exception that is our own."""
+    if isinstance(error, HubwireError):
+        return error.message
+    line = next(iter(str(error).splitlines()), "")[:300]
+    return line if type(error).__name__ == "ExportError" else f"{type(error).__name__}: {line}"
+
+
 def _vectors(backend: Backend, head: EmbeddingHead, texts: RaggedBatch) -> NDArray[np.float32]:
     hidden, dtype = backend.forward(texts)
     return head.pool(hidden, dtype, texts.offsets)
@@ -278,5 +341,7 @@ def _vectors(backend: Backend, head: EmbeddingHead, texts: RaggedBatch) -> NDArr
 
 def _lowest_cosine(expected: NDArray[np.float32], vectors: NDArray[np.float32]) -> float:
     a, b = expected.astype(np.float64), vectors.astype(np.float64)
-    cosines = np.einsum("nd,nd->n", a, b) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-30)
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    # Two vectors of zeros are equal.
+    cosines = np.where(norms > 0, np.einsum("nd,nd->n", a, b) / np.maximum(norms, 1e-30), (a == b).all(axis=1))
     return float(cosines.min())

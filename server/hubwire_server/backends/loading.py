@@ -18,8 +18,8 @@ from hubwire_server.errors import HubwireError, Reason
 DEFAULT_MAX_TOKENS = 8192
 """The longest text of a model that sets no limit anywhere (T5 without max_seq_length): attention costs the square of it."""
 
-ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-"""What a Linux machine has where it has a GPU: NVIDIA's driver, AMD's, and that of WSL."""
+ACCELERATORS = ("/dev/nvidiactl", "/dev/nvmap", "/dev/kfd", "/dev/dxg")
+"""What a Linux machine has where it has a GPU: NVIDIA's driver, that of its boards, AMD's, and that of WSL."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,16 +49,17 @@ def load_embedding_model(path: Path, options: LoadOptions) -> LoadedEmbeddingMod
     if options.cache_dir is not None and runs_on_cpu(options.device):
         # A format that is asked for and that only torch computes in leaves nothing to choose.
         if options.dtype not in ("float16", "bfloat16"):
-            return _load_on_cpu(folder, fingerprint(path, folder.folders), options, options.cache_dir)
+            return _load_on_cpu(path, folder, options, options.cache_dir)
         options = replace(options, device="cpu")
     if options.backend == "onnx" or options.dtype == "int8":
         raise HubwireError(Reason.MODEL_NOT_SUPPORTED, "onnx and int8 are for a CPU, and need a cache folder")
     return _load_in_torch(path, folder, options)
 
 
-def _load_on_cpu(folder: SentenceFolder, identity: str, options: LoadOptions, cache: Path) -> LoadedEmbeddingModel:
-    choice = Chooser(folder, identity, options, cache).load()
-    return _loaded(folder, options, choice.backend, choice.tokenizer, identity, choice.candidates)
+def _load_on_cpu(path: Path, folder: SentenceFolder, options: LoadOptions, cache: Path) -> LoadedEmbeddingModel:
+    chooser = Chooser(folder, lambda: fingerprint(path, folder.folders), options, cache)
+    choice = chooser.load()
+    return _loaded(folder, options, choice.backend, choice.tokenizer, chooser.fingerprint, choice.candidates)
 
 
 def _load_in_torch(path: Path, folder: SentenceFolder, options: LoadOptions) -> LoadedEmbeddingModel:

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import platform
+import re
 import tempfile
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,6 +25,8 @@ FOLDER = "choices"
 FORMAT = 1
 """Raised whenever a record of before would be read wrongly."""
 PACKAGES = ("hubwire-server", "numpy", "onnxruntime", "torch", "transformers")
+
+_NAME = re.compile(r"[0-9a-f]+-[0-9a-f]{16}(\.json|\.measuring|\w*\.writing)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +61,7 @@ class Records:
         path = self._path(fingerprint, options)
         with contextlib.suppress(OSError):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.stem, suffix=".writing", delete=False) as file:
                 file.write(msgspec.json.format(msgspec.json.encode(record)))
             os.replace(file.name, path)
 
@@ -67,13 +70,36 @@ class Records:
         with contextlib.suppress(OSError):
             self._path(fingerprint, options).unlink(missing_ok=True)
 
+    def begin(self, fingerprint: str, options: LoadOptions) -> None:
+        """Notes that a model is being measured. The note stays where the process ends before finish."""
+        count = self.unfinished(fingerprint, options) + 1
+        with contextlib.suppress(OSError):
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._note(fingerprint, options).write_text(str(count))
+
+    def unfinished(self, fingerprint: str, options: LoadOptions) -> int:
+        """How many processes have ended while they measured a model, since one of them finished."""
+        try:
+            return int(self._note(fingerprint, options).read_text())
+        except (OSError, ValueError):
+            return 0
+
+    def finish(self, fingerprint: str, options: LoadOptions) -> None:
+        """Drops the note of begin."""
+        with contextlib.suppress(OSError):
+            self._note(fingerprint, options).unlink(missing_ok=True)
+
     def clear(self) -> int:
-        """Removes all records, and returns how many bytes that freed."""
+        """Removes all records, and returns how many bytes that freed. Files of another name are not ours, and stay."""
         freed = 0
-        for path in self._folder.glob("*") if self._folder.is_dir() else ():
-            freed += path.stat().st_size
-            path.unlink(missing_ok=True)
+        for path in self._folder.iterdir() if self._folder.is_dir() else ():
+            if _NAME.fullmatch(path.name):
+                freed += path.stat().st_size
+                path.unlink(missing_ok=True)
         return freed
+
+    def _note(self, fingerprint: str, options: LoadOptions) -> Path:
+        return self._path(fingerprint, options).with_suffix(".measuring")
 
     def _path(self, fingerprint: str, options: LoadOptions) -> Path:
         parts = [FORMAT, fingerprint, processor(), _native.simd_level(), options.threads, options.backend, options.dtype]

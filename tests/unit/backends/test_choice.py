@@ -190,6 +190,83 @@ def test_a_lower_precision_that_is_not_equal_enough_is_refused(folder: Path, tmp
     assert half.short_ns == 0
 
 
+def fail(*args: object, **kwargs: object) -> None:
+    raise RuntimeError("a shape that nobody tried\nsecond line")
+
+
+def test_a_candidate_that_fails_on_longer_texts_is_refused_and_torch_serves(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    forward = choice_module.OnnxBackend.forward
+    monkeypatch.setattr(
+        choice_module.OnnxBackend, "forward", lambda self, batch: fail() if max(np.diff(batch.offsets)) > 100 else forward(self, batch)
+    )
+    model = load(folder, tmp_path)
+    assert chosen(model).backend == "torch"
+    assert {candidate.note for candidate in of_backend(model, "onnx")} == {"RuntimeError: a shape that nobody tried"}
+
+
+def test_a_model_that_gives_nan_in_float32_is_left_to_torch(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    def nan(*args: object) -> None:
+        raise HubwireError(Reason.OUTPUT_NOT_FINITE, "the model gave NaN or infinity")
+
+    monkeypatch.setattr(choice_module, "_vectors", nan)
+    model = load(folder, tmp_path)
+    assert chosen(model).backend == "torch"
+    assert {candidate.note for candidate in of_backend(model, "onnx")} == {"the model gave NaN or infinity"}
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float32"])
+def test_float32_must_be_equal_however_it_was_asked_for(folder: Path, tmp_path: Path, monkeypatch, dtype: str) -> None:
+    monkeypatch.setattr(choice_module, "_lowest_cosine", lambda expected, vectors: 0.9999)
+    model = load(folder, tmp_path, dtype=dtype)
+    assert model.backend.description.backend == "torch"
+    assert all("not equal enough" in candidate.note for candidate in of_backend(model, "onnx"))
+
+
+def test_files_that_change_while_a_model_is_loaded_fail_the_load_and_leave_nothing(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    fingerprints = iter(["a" * 16, "b" * 16, "b" * 16])
+    monkeypatch.setattr("hubwire_server.backends.loading.fingerprint", lambda path, folders: next(fingerprints))
+    with pytest.raises(HubwireError, match="changed while it was loaded") as failed:
+        load(folder, tmp_path)
+    assert failed.value.reason is Reason.MODEL_LOAD_FAILED
+    assert not [path for path in (tmp_path / EXPORTS).iterdir() if path.is_dir()]
+    assert not (tmp_path / FOLDER).exists() or not any((tmp_path / FOLDER).iterdir())
+
+
+def test_a_full_disk_is_not_held_against_onnx_for_ever(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(body_module, "export_model", full)
+        assert chosen(load(folder, tmp_path)).backend == "torch"
+    assert all(candidate.short_ns for candidate in of_backend(load(folder, tmp_path), "onnx"))
+
+
+def test_a_worker_that_ends_while_it_measures_tries_torch_alone_at_last(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    class Killed(BaseException):
+        """In place of a signal, which nothing can clean up after."""
+
+    def end(*args: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr(choice_module.Records, "finish", lambda *args: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(choice_module, "time_candidates", end)
+        for _ in range(choice_module.MAX_UNFINISHED):
+            with pytest.raises(Killed):
+                load(folder, tmp_path)
+        model = load(folder, tmp_path)
+    assert (model.backend.description.backend, len(model.candidates)) == ("torch", 1)
+    assert "ended 2 times" in chosen(model).note
+    monkeypatch.undo()
+    assert len(load(folder, tmp_path).candidates) == 1, "the note of the deaths is still there, and this start drops it"
+    assert not list((tmp_path / FOLDER).glob("*.measuring"))
+    assert {candidate.backend for candidate in load(folder, tmp_path).candidates} == {"torch", "onnx"}
+
+
+def test_vectors_of_zeros_are_equal() -> None:
+    zeros, ones = np.zeros((1, 4), np.float32), np.ones((1, 4), np.float32)
+    assert choice_module._lowest_cosine(zeros, zeros) == 1
+    assert choice_module._lowest_cosine(zeros, ones) == 0
+
+
 def test_int8_is_for_those_who_ask(folder: Path, tmp_path: Path) -> None:
     model = load(folder, tmp_path, dtype="int8")
     assert {(candidate.backend, candidate.dtype) for candidate in model.candidates} == {("onnx", "int8")}

@@ -65,9 +65,24 @@ def test_a_record_can_be_forgotten_and_all_can_be_cleared(records, tmp_path):
     records.forget("ab", OPTIONS)
     assert records.find("ab", OPTIONS) is None
     records.write("ab", OPTIONS, RECORD)
+    (tmp_path / FOLDER / "mine.txt").write_text("not ours")
+    records.begin("ab", OPTIONS)
     assert records.clear() > 0
+    assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["mine.txt"]
+    (tmp_path / FOLDER / "mine.txt").unlink()
     assert not any((tmp_path / FOLDER).iterdir())
     assert records.clear() == 0
+
+
+def test_unfinished_measuring_is_counted_until_it_finishes(records):
+    assert records.unfinished("ab", OPTIONS) == 0
+    for count in (1, 2):
+        records.begin("ab", OPTIONS)
+        assert records.unfinished("ab", OPTIONS) == count
+    assert records.unfinished("cd", OPTIONS) == 0
+    records.finish("ab", OPTIONS)
+    assert records.unfinished("ab", OPTIONS) == 0
+    assert records.find("ab", OPTIONS) == RECORD
 
 
 def test_a_folder_that_cannot_be_written_costs_the_record_alone(tmp_path):
