@@ -28,7 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args(argv)
-    folder = Path(parse([] if args.cache_dir is None else [f"--cache-dir={args.cache_dir}"]).cache_folder)
+    named = parse([] if args.cache_dir is None else [f"--cache-dir={args.cache_dir}"]).cache_folder
+    if not named:
+        print("hubwire cache: there is no home folder (hint: name the folder with --cache-dir)", file=sys.stderr)
+        return 1
+    folder = Path(named)
     try:
         return _clear(folder, args.json) if args.action == "clear" else _list(folder, args.json)
     except OSError as error:

@@ -17,6 +17,7 @@ from typing import Any
 from dotenv import dotenv_values
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 MAX_COUNT = 2**31 - 1
 """gRPC holds sizes in 32 bits."""
 LISTS = frozenset({"model", "allow-pickle", "allow-remote-code"})
@@ -80,7 +81,19 @@ class Settings:
         if self.threads:
             return self.threads
         # Where it exists it knows what a container may use; the count of processors does not.
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(cores, _quota() or cores)
+
+
+def _quota() -> int:
+    """How many processors' time a container may use (cgroup v2), rounded up; 0 where that is not limited. More threads would be stopped in
+    the middle of a batch once it is used up.
+    """
+    try:
+        quota, period = CPU_QUOTA.read_text().split()
+        return -(-int(quota) // int(period))
+    except (OSError, ValueError):  # there is none, or it is "max"
+        return 0
 
 
 def parse(argv: Sequence[str], environment: Mapping[str, str] | None = None, folder: Path | None = None) -> Settings:
@@ -117,6 +130,12 @@ def _model(text: str) -> ModelArgument:
     if not source or (found and not name):
         raise argparse.ArgumentTypeError(f"{text!r} is not [NAME=]SOURCE[@REVISION]")
     return ModelArgument(source, name, revision)
+
+
+def _folder(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the folder has no name")
+    return Path(text)
 
 
 def _misfit(backend: str, dtype: str, device: str) -> str:
@@ -223,10 +242,11 @@ def _parser(env: Mapping[str, str]) -> _Parser:
     )
     add(
         "cache-dir",
-        type=Path,
+        type=_folder,
         default=None,
         metavar="FOLDER",
-        help="where exported models are kept between starts; `hubwire cache clear` empties it (default: ~/.cache/hubwire)",
+        help="where exported models are kept between starts; `hubwire cache clear` empties it (default: hubwire in "
+        "XDG_CACHE_HOME or ~/.cache)",
     )
     add("threads", type=_between(0, 4_096), default=defaults.threads, help="CPU threads of the worker (default: one per core)")
     add(

@@ -55,6 +55,15 @@ def test_an_empty_cache_is_no_error(tmp_path, capsys):
     assert main(["clear", "--cache-dir", str(tmp_path / "none")]) == 0
 
 
+def test_without_a_home_nothing_is_removed(monkeypatch, capsys, tmp_path):
+    (tmp_path / EXPORTS / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("hubwire_server.settings.Settings.cache_folder", "")
+    assert main(["clear"]) == 1
+    assert "--cache-dir" in capsys.readouterr().err
+    assert (tmp_path / EXPORTS / "mine").is_dir()
+
+
 def test_an_unknown_action_is_exit_code_2(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["wipe"])

@@ -40,6 +40,18 @@ def test_the_cache_is_in_the_home_unless_something_says_where(tmp_path, monkeypa
     assert parse(["--cache-dir", "~/here"], {"HUBWIRE_CACHE_DIR": "/mine"}, tmp_path).cache_folder == "/home/somebody/here"
 
 
+@pytest.mark.parametrize(
+    ("quota", "threads"), [("max 100000", 4), ("250000 100000", 3), ("50000 100000", 1), ("900000 100000", 4), ("", 4), (None, 4)]
+)
+def test_the_worker_has_no_more_threads_than_its_container_has_processors(monkeypatch, tmp_path, quota, threads):
+    if quota is not None:
+        (tmp_path / "cpu.max").write_text(quota)
+    monkeypatch.setattr("hubwire_server.settings.CPU_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
+    assert Settings().worker_threads == threads
+    assert Settings(threads=7).worker_threads == 7
+
+
 def test_without_a_home_there_is_no_cache(monkeypatch):
     monkeypatch.setattr(Path, "expanduser", lambda self: (_ for _ in ()).throw(RuntimeError("Could not determine home directory.")))
     assert Settings().cache_folder == ""
@@ -71,6 +83,7 @@ def test_a_model_argument_names_source_and_revision(text, expected, tmp_path):
         (["--model", "=x"], {}),
         (["--dtype", "float8"], {}),
         (["--backend", "jax"], {}),
+        (["--cache-dir", ""], {}),
         (["--backend", "onnx", "--dtype", "bfloat16"], {}),
         (["--backend", "torch", "--dtype", "int8"], {}),
         (["--device", "cuda", "--backend", "onnx"], {}),
