@@ -130,7 +130,8 @@ class Chooser:
 
     def _measured_once(self) -> Choice:
         """What is chosen by measuring, unless that has ended the worker before: then torch serves, this time."""
-        if self._options.backend != "onnx" and self._records.unfinished(self.fingerprint, self._options) >= MAX_UNFINISHED:
+        torch_serves = self._options.backend != "onnx" and self._options.dtype != "int8"
+        if torch_serves and self._records.unfinished(self.fingerprint, self._options) >= MAX_UNFINISHED:
             self._records.finish(self.fingerprint, self._options)
             note = f"nothing else was tried, since the worker ended {MAX_UNFINISHED} times while it was measuring"
             candidate = Candidate(backend="torch", dtype="float32", chosen=True, note=note)
