@@ -66,6 +66,13 @@ def test_an_answer_carries_vectors_model_usage_and_timings(embedding):
     assert sum(stages) <= timings.total_nanos
 
 
+def test_a_batch_of_193_texts_is_answered_by_the_same_worker(server, embedding):
+    """193 is 0xC1, the one byte that msgpack does not use for a type: as a length it is as good as any."""
+    worker = server.app.dispatcher.worker.pid
+    assert len(ask(embedding, ["w1"] * 193).vectors) == 193
+    assert server.app.dispatcher.worker.pid == worker
+
+
 def test_a_text_has_the_same_vector_alone_and_in_any_batch(embedding):
     together = matrix(ask(embedding, TEXTS))
     alone = np.concatenate([matrix(ask(embedding, [text])) for text in TEXTS])

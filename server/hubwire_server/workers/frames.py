@@ -1,6 +1,6 @@
 """The frames between the front and a worker: a small typed header and raw arrays. No pickle.
 
-    magic "HWF1" | header bytes: u32 | body bytes: u64 | header | body
+    magic "HWF1" | header bytes: u32 | body bytes: u64 | header | zeros up to a multiple of 16 bytes | body
 
 The header is msgpack of one Message and the dtype and shape of each array; the body is the arrays, each on a multiple of 16 bytes, so that
 a received array is a view into the frame. Both ends run the same version on the same machine, so there is no negotiation.
@@ -124,8 +124,6 @@ class _Header(msgspec.Struct, frozen=True, array_like=True):
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(_Header)
-_FILLER = b"\xc1"
-"""The one byte that msgpack never uses."""
 
 
 def encode_frame(message: AnyMessage, arrays: Sequence[Array] = ()) -> list[Buffer]:
@@ -145,23 +143,25 @@ def encode_frame(message: AnyMessage, arrays: Sequence[Array] = ()) -> list[Buff
             body.append(bytes(gap))
             size += gap
     header = _encoder.encode(_Header(message, described))
-    header += _FILLER * (-len(header) % ALIGNMENT)
-    buffers = [PREFIX.pack(MAGIC, len(header), size) + header, *body]
+    buffers = [PREFIX.pack(MAGIC, len(header), size) + header + bytes(-len(header) % ALIGNMENT), *body]
     return [b"".join(buffers)] if size <= JOINED_BYTES else buffers
 
 
-def frame_size(prefix: Buffer) -> tuple[int, int]:
-    """The sizes of header and body that a prefix announces. Raises FrameError."""
+def frame_bounds(prefix: Buffer) -> tuple[int, int, int]:
+    """Where the header of the frame with this prefix ends, and where its body begins and ends, in bytes from the start of the frame. Raises
+    FrameError."""
     magic, header_size, body_size = PREFIX.unpack(prefix)
     if magic != MAGIC or header_size + body_size > MAX_FRAME_BYTES:
         raise FrameError("the bytes between front and worker are not a frame")
-    return header_size, body_size
+    header_end = PREFIX.size + header_size
+    body = header_end + -header_end % ALIGNMENT
+    return header_end, body, body + body_size
 
 
 def decode_frame(header: Buffer, body: NDArray[np.uint8]) -> tuple[AnyMessage, list[Array]]:
     """The message and its arrays, which are views into body. Raises FrameError."""
     try:
-        decoded = _decoder.decode(bytes(header).rstrip(_FILLER))
+        decoded = _decoder.decode(header)
     except msgspec.MsgspecError as error:
         raise FrameError(f"a frame's header is broken: {error}") from error
     arrays: list[Array] = []
@@ -195,7 +195,7 @@ class FrameReader:
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._filled = 0
         self._large: NDArray[np.uint8] | None = None
-        self._sizes = (0, 0)
+        self._bounds = (0, 0, 0)
         self._large_filled = 0
 
     def target(self) -> memoryview:
@@ -215,8 +215,8 @@ class FrameReader:
         self._filled += count
         low = 0
         while self._large is None and self._filled - low >= PREFIX.size:
-            self._sizes = frame_size(self._buffer[low : low + PREFIX.size])
-            size = PREFIX.size + sum(self._sizes)
+            self._bounds = frame_bounds(self._buffer[low : low + PREFIX.size])
+            size = self._bounds[2]
             here = min(size, self._filled - low)
             if here < size <= READ_BYTES:
                 break
@@ -232,8 +232,8 @@ class FrameReader:
 
     def _cut(self, whole: NDArray[np.uint8]) -> tuple[AnyMessage, list[Array]]:
         """The frame in its bytes."""
-        low = PREFIX.size + self._sizes[0]
-        return decode_frame(whole[PREFIX.size : low].data, whole[low:])
+        header_end, body, _ = self._bounds
+        return decode_frame(whole[PREFIX.size : header_end].data, whole[body:])
 
 
 def send_frame(sock: socket.socket, message: AnyMessage, arrays: Sequence[Array] = ()) -> None:

@@ -41,10 +41,10 @@ MESSAGES = [
 
 def through_bytes(message, arrays):
     data = b"".join(bytes(buffer) for buffer in frames.encode_frame(message, arrays))
-    header_size, body_size = frames.frame_size(data[: frames.PREFIX.size])
-    low = frames.PREFIX.size
-    assert low + header_size + body_size == len(data)
-    return frames.decode_frame(data[low : low + header_size], np.frombuffer(data[low + header_size :], dtype=np.uint8).copy())
+    header_end, body, end = frames.frame_bounds(data[: frames.PREFIX.size])
+    assert end == len(data)
+    assert body % frames.ALIGNMENT == 0
+    return frames.decode_frame(data[frames.PREFIX.size : header_end], np.frombuffer(data[body:], dtype=np.uint8).copy())
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
@@ -70,6 +70,18 @@ def test_arrays_of_any_shape_come_back_aligned_and_equal(arrays):
         np.testing.assert_array_equal(theirs, ours)
 
 
+def test_an_array_of_any_length_comes_back_whatever_byte_ends_the_header():
+    """The last dimension is the last field of a header, so that between them these lengths end it in each of the 256 bytes."""
+    lengths = range(1101)
+    data = b"".join(
+        bytes(buffer) for length in lengths for buffer in frames.encode_frame(MESSAGES[4], [np.full(length, length % 256, dtype=np.uint8)])
+    )
+    received = through_reader(data, itertools.repeat(frames.READ_BYTES))
+    assert [message for message, _ in received] == [MESSAGES[4]] * len(lengths)
+    for length, (_, (array,)) in zip(lengths, received, strict=True):
+        np.testing.assert_array_equal(array, np.full(length, length % 256, dtype=np.uint8))
+
+
 def test_an_array_that_is_not_contiguous_is_sent_by_value():
     array = np.arange(12, dtype=np.int32).reshape(3, 4).T
     _, (received,) = through_bytes(frames.Hello(pid=1), [array])
@@ -83,7 +95,7 @@ def test_an_array_that_is_not_contiguous_is_sent_by_value():
 )
 def test_a_prefix_that_is_none_is_refused(prefix):
     with pytest.raises(frames.FrameError):
-        frames.frame_size(prefix)
+        frames.frame_bounds(prefix)
 
 
 @pytest.mark.parametrize(
