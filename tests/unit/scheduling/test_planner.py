@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hubwire_server.scheduling.item import BatchKey, Item, ItemState, TokenArrays
-from hubwire_server.scheduling.planner import MAX_PADDING, Batch, BatchLimits, Planner, similar_lengths
+from hubwire_server.scheduling.planner import MAX_LOOK, MAX_PADDING, Batch, BatchLimits, Planner, similar_lengths
 from hubwire_server.testing import ManualClock
 
 EMPTY = np.empty(0, dtype=np.int32)
@@ -381,6 +381,22 @@ def test_more_texts_are_looked_at_than_a_batch_holds_to_find_those_of_similar_le
     long = [text(90, key=PADDED) for _ in range(10)]
     planner.add([item for pair in zip(short, long, strict=True) for item in pair])
     assert take(planner) == short
+
+
+def test_no_more_texts_are_looked_at_than_max_look_however_many_a_batch_may_hold():
+    """Each text that is looked at in vain is taken off the queue and put back, on the event loop."""
+    for between, taken in ((MAX_LOOK - 2, 2), (MAX_LOOK - 1, 1)):
+        planner = Planner(BatchLimits(tokens=1_000_000, texts=131_072), ManualClock())
+        planner.add([text(10, key=PADDED), *(text(500, key=PADDED) for _ in range(between)), text(10, key=PADDED)])
+        assert len(take(planner)) == taken
+
+
+def test_a_padded_batch_holds_at_most_max_look_texts_and_a_packed_one_what_the_limits_allow():
+    for key, taken in ((PADDED, MAX_LOOK), (PACKED, 1_000)):
+        planner = Planner(BatchLimits(tokens=1_000_000, texts=131_072), ManualClock())
+        planner.add([text(10, key=key) for _ in range(1_000)])
+        assert len(take(planner)) == taken
+        assert len(planner) == 1_000 - taken
 
 
 def test_similar_lengths_holds_no_more_texts_than_a_batch_may():
