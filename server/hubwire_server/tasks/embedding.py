@@ -224,6 +224,9 @@ class EmbeddingTask:
                 await gather.done
             except BaseException:
                 self.executor.cancel(items)
+                # The future in gather keeps the error, and the traceback of the error this frame: with these names the texts would be in
+                # a cycle, which holds them until the collector comes by.
+                del gather, items
                 raise
         return gather, tokenized
 
