@@ -52,7 +52,7 @@ class StreamResults:
 
     results: Sequence[StreamResult]
     arrived_ns: int
-    """When the oldest of them arrived, on the clock of time.perf_counter_ns."""
+    """When the message that brought the oldest of them arrived, on the clock of time.perf_counter_ns."""
     usage: Usage
     timings: Timings
 
@@ -85,7 +85,7 @@ class EmbedStream:
         self._task.texts.check_count(len(entries), "items.items")
         decode_ns = time.perf_counter_ns() - arrived_ns
         for low in range(0, len(entries), CHUNK_TEXTS):
-            await self._push_chunk(entries[low : low + CHUNK_TEXTS], decode_ns)
+            await self._push_chunk(entries[low : low + CHUNK_TEXTS], arrived_ns, decode_ns)
 
     def close_input(self) -> None:
         """No more texts will come: results() ends when all are answered."""
@@ -138,15 +138,14 @@ class EmbedStream:
         self._finished[result.sequence] = result
         self._ready.set()
 
-    async def _push_chunk(self, entries: Sequence[tuple[str, str]], decode_ns: int) -> None:
+    async def _push_chunk(self, entries: Sequence[tuple[str, str]], arrived_ns: int, decode_ns: int) -> None:
         while self._pushed - self._taken + len(entries) > WINDOW_TEXTS:
             self._room.clear()
             await self._room.wait()
         self._task.registry.check_served(self.plan.model)
-        now = time.perf_counter_ns()
         good: list[tuple[StreamResult, str]] = []
         for id_, text in entries:
-            result = StreamResult(id_, self._pushed, now, decode_ns=decode_ns)
+            result = StreamResult(id_, self._pushed, arrived_ns, decode_ns=decode_ns)
             self._pushed += 1
             if (error := self._task.texts.text_error(text, "text")) is not None:
                 self._finish(result, error)
