@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hubwire_server.backends.base import RaggedBatch
+from hubwire_server.backends.onnx.info import why
 from hubwire_server.errors import HubwireError, Reason
 
 PROBE = "probe.npz"
@@ -67,7 +68,7 @@ def read_probe(folder: Path) -> tuple[RaggedBatch, NDArray[np.float32]]:
             return batch, arrays["hidden"]
     except Exception as error:
         # zipfile, zlib and numpy each have exceptions of their own for a file that is cut or changed.
-        raise HubwireError(Reason.MODEL_LOAD_FAILED, f"the exported model's {PROBE} cannot be read: {error}") from error
+        raise HubwireError(Reason.MODEL_LOAD_FAILED, f"the exported model's {PROBE} cannot be read: {why(error, folder)}") from error
 
 
 def probe_difference(backend: Runnable, folder: Path) -> float:

@@ -31,8 +31,15 @@ def read_info(folder: Path) -> OnnxInfo:
     """What write_info wrote. Raises HubwireError (MODEL_LOAD_FAILED) where it is missing or broken."""
     try:
         return msgspec.json.decode((folder / INFO).read_bytes(), type=OnnxInfo)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise HubwireError(Reason.MODEL_LOAD_FAILED, f"the exported model's {INFO} cannot be read: {error}") from error
+    except (OSError, ValueError, msgspec.MsgspecError) as error:  # ValueError where it is not in UTF-8
+        raise HubwireError(Reason.MODEL_LOAD_FAILED, f"the exported model's {INFO} cannot be read: {why(error, folder)}") from error
+
+
+def why(error: Exception, folder: Path) -> str:
+    """What is wrong with the export in a folder, as one line for clients: it does not say where the folder lies."""
+    text = error.strerror if isinstance(error, OSError) else str(error)
+    line = next(iter((text or "").splitlines()), type(error).__name__)
+    return line.replace(str(folder.resolve()), folder.name).replace(str(folder), folder.name)[:300]
 
 
 def write_info(folder: Path, info: OnnxInfo) -> None:
