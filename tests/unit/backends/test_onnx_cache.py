@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import signal
 import stat
@@ -16,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from hubwire_server.backends.onnx import cache as cache_module
-from hubwire_server.backends.onnx.cache import HASHED_BYTES, MANIFEST, STALE_S, ExportCache, ExportKey
+from hubwire_server.backends.onnx.cache import MANIFEST, STALE_S, ExportCache, ExportKey
 
 KEY = ExportKey(fingerprint="0123456789abcdef", dtype="float32", allow_pickle=False, allow_remote_code=False)
-LARGE = HASHED_BYTES + 1
+LARGE = 5_000_000
 
 
 @pytest.fixture
@@ -98,6 +99,12 @@ def corrupt_the_graph(folder: Path) -> None:
     (folder / "graph.onnx").write_bytes(b"the grapE")
 
 
+def change_one_weight(folder: Path) -> None:
+    with (folder / "weights.bin").open("r+b") as stream:
+        stream.seek(LARGE // 2)
+        stream.write(b"1")
+
+
 def cut_the_weights(folder: Path) -> None:
     with (folder / "weights.bin").open("r+b") as stream:
         stream.truncate(LARGE - 1)
@@ -120,15 +127,21 @@ def break_the_manifest(folder: Path) -> None:
     (folder / MANIFEST).write_bytes(b'{"fingerprint": 3')
 
 
+def break_the_text_of_the_manifest(folder: Path) -> None:
+    (folder / MANIFEST).write_bytes(b'{"fingerprint": "\xff", "files": {}}')
+
+
 @pytest.mark.parametrize(
     "damage",
     [
         corrupt_the_graph,
+        change_one_weight,
         cut_the_weights,
         take_the_weights,
         put_a_symbolic_link_in_their_place,
         take_the_manifest,
         break_the_manifest,
+        break_the_text_of_the_manifest,
     ],
     ids=lambda damage: damage.__name__,
 )
@@ -138,6 +151,54 @@ def test_a_broken_export_is_removed_and_made_again(damage: Callable[[Path], None
     assert cache.find(KEY) is None
     assert not folder.exists()
     assert cache.write(KEY, fill) == cache.find(KEY)
+
+
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are hashed from now on."""
+    names: list[str] = []
+    sha256 = cache_module._sha256
+    monkeypatch.setattr(cache_module, "_sha256", lambda path: names.append(path.name) or sha256(path))
+    return names
+
+
+def test_links_to_the_models_own_files_are_not_hashed_again(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = tmp_path / "snapshot.safetensors"
+    snapshot.symlink_to(weights)  # as in the hub's cache
+    cache = ExportCache(tmp_path / "exports", shared=[snapshot, tmp_path / "removed.safetensors"])
+
+    def link(folder: Path) -> None:
+        fill(folder)
+        os.link(weights, folder / "model.safetensors")
+
+    folder = cache.write(KEY, link)
+    names = hashed(monkeypatch)
+    assert cache.find(KEY) == folder
+    assert names == ["graph.onnx", "weights.bin"]
+    with weights.open("r+b") as stream:
+        stream.truncate(LARGE - 1)
+    assert cache.find(KEY) is None
+
+
+def test_a_copy_of_the_models_own_files_is_hashed_also_where_another_export_links_to_it(weights: Path, tmp_path: Path) -> None:
+    cache = ExportCache(tmp_path / "exports", shared=[weights])
+    folder = cache.write(KEY, lambda folder: shutil.copyfile(weights, folder / "model.safetensors") and None)
+    os.link(folder / "model.safetensors", tmp_path / "linked")
+    assert cache.find(KEY) == folder
+    with (folder / "model.safetensors").open("r+b") as stream:
+        stream.write(b"1")
+    assert cache.find(KEY) is None
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.ESTALE], ids=errno.errorcode.get)
+def test_where_the_disk_cannot_be_read_nothing_is_found(code: int, cache: ExportCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    cache.write(KEY, fill)
+    monkeypatch.setattr(Path, "stat", refuse)
+    assert cache.find(KEY) is None
+    with pytest.raises(OSError, match=re.escape(os.strerror(code))):
+        cache.write(KEY, fill)
 
 
 def test_a_broken_export_that_cannot_be_removed_is_not_found(cache: ExportCache, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,6 +344,20 @@ def test_clearing_frees_what_the_entries_say_and_spares_what_runs(cache: ExportC
     assert cache.entries() == []
     assert left_in(folder.parent) == {building.name}
     assert weights.exists()
+
+
+def test_clearing_spares_what_is_not_of_the_cache(cache: ExportCache) -> None:
+    root = cache.write(KEY, fill).parent
+    stale = f".building-{KEY.name()}-0123abcd"
+    foreign = {"photos", "my-own-folder", f"{KEY.name()}.bak", f"{KEY.name()}-old", "a-b-c-0123456789ab.txt", ".building-a-house", ".git"}
+    for name in (stale, *foreign):
+        (root / name).mkdir()
+        (root / name / "file").write_bytes(b"mine")
+        os.utime(root / name, (0, 0))
+    assert [entry.name for entry in cache.entries()] == [KEY.name()]
+    cache.clear()
+    assert left_in(root) == foreign
+    assert all((root / name / "file").read_bytes() == b"mine" for name in foreign)
 
 
 def test_removing_one_export_keeps_the_others(cache: ExportCache) -> None:

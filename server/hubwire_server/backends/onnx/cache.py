@@ -2,11 +2,12 @@
 
     root/
       .lock                                held while a folder is put in place or taken away
-      <fingerprint>-body-float32-<digest>/ graph.onnx, info.json, probe.npz, links to the weights, manifest.json
+      <fingerprint>-body-float32-<digest>/ graph.onnx, owned.json, info.json, probe.npz, links to the weights, manifest.json
       .building-<name>-<random>/           not finished yet, or left by a process that was killed
 
 A folder is built beside its place, its manifest is written last, and then it is renamed: so what has its final name is whole, whenever a
-process is killed. What a disk does to it later is found by its sizes and hashes. This file imports no engine.
+process is killed. What a disk does to it later is found by its sizes and hashes; those of the model's own files are checked by the
+fingerprint in its name. This file imports no engine.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -27,7 +28,7 @@ from pathlib import Path
 
 import msgspec
 
-FORMAT = 1
+FORMAT = 2
 """Counted up when the files of an export change their meaning."""
 
 VERSIONED = ("torch", "transformers", "onnx", "onnxruntime", "hubwire-server")
@@ -37,15 +38,13 @@ EXPORTS = "exports"
 """Where the exports lie in the server's cache folder."""
 
 MANIFEST = "manifest.json"
-HASHED_BYTES = 4 << 20
-"""Larger files are checked by their size alone: they are weights, the model's own are hashed for its fingerprint at every load, and the
-probe (check.py) runs through all of them. Hashing a gigabyte would cost more than the rest of a warm start."""
-
 STALE_S = 24 * 3600
 """When a folder that is being built belongs to nobody any more."""
 
 _BUILDING = ".building-"
 _NAME = re.compile(r"[A-Za-z0-9_]+")
+_EXPORT_FOLDER = re.compile(rf"({_NAME.pattern}-){{3}}[0-9a-f]{{12}}")
+_BUILDING_FOLDER = re.compile(rf"{re.escape(_BUILDING)}{_EXPORT_FOLDER.pattern}-[0-9a-f]{{8}}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +88,7 @@ class CacheEntry:
 
 class _File(msgspec.Struct, frozen=True):
     size: int
-    sha256: str | None
-    """None for a file of more than HASHED_BYTES."""
+    sha256: str
 
 
 class _Manifest(msgspec.Struct, frozen=True):
@@ -99,23 +97,29 @@ class _Manifest(msgspec.Struct, frozen=True):
 
 
 class ExportCache:
-    """The exports under one folder, which is made when the first is written. Any number of processes may use it at once."""
+    """The exports under one folder, which is made when the first is written. Any number of processes may use it at once.
 
-    def __init__(self, root: Path) -> None:
+    shared are the model's own files, of which an export may hold links: they were hashed for the fingerprint of its key. Hashing them again
+    would cost more than the rest of a warm start, so links to them are checked by their size alone. Everything else is hashed.
+    """
+
+    def __init__(self, root: Path, *, shared: Iterable[Path] = ()) -> None:
         self._root = root
+        self._shared = tuple(shared)
 
     def find(self, key: ExportKey) -> Path | None:
         """The folder of an export whose files are all there and as they were written, or None. A broken one is removed."""
         folder = self._root / key.name()
-        if not folder.is_dir():
-            return None
-        if _is_whole(folder):
+        if self._is_whole(folder):
             return folder
-        with suppress(OSError), self._lock():  # on a disk that may only be read it stays, and is not found either
-            # Looked at again: another process may have put a good one there in the meantime.
-            if _is_whole(folder):
-                return folder
-            _remove(folder)
+        with suppress(OSError):  # on a disk that may only be read, or fails, it stays, and is not found either
+            if not folder.is_dir():
+                return None
+            with self._lock():
+                # Looked at again: another process may have put a good one there in the meantime.
+                if self._is_whole(folder):
+                    return folder
+                _remove(folder)
         return None
 
     def write(self, key: ExportKey, build: Callable[[Path], None]) -> Path:
@@ -133,7 +137,7 @@ class ExportCache:
             build(building)
             _seal(building, key.fingerprint)
             with self._lock():
-                if _is_whole(folder):
+                if self._is_whole(folder):
                     shutil.rmtree(building)
                 else:
                     _remove(folder)
@@ -184,12 +188,15 @@ class ExportCache:
     def _folders(self) -> list[Path]:
         if not self._root.is_dir():
             return []
-        return [path for path in self._root.iterdir() if path.is_dir() and not path.name.startswith(".")]
+        # Whoever names a folder of other things as the cache keeps them.
+        return [path for path in self._root.iterdir() if _EXPORT_FOLDER.fullmatch(path.name) and path.is_dir()]
 
     def _sweep(self) -> int:
         """Removes the folders that processes which were killed have left, and returns how many bytes that freed."""
         freed = 0
         for path in self._root.glob(f"{_BUILDING}*"):
+            if not _BUILDING_FOLDER.fullmatch(path.name):
+                continue
             try:
                 stale = time.time() - path.stat().st_mtime > STALE_S
             except FileNotFoundError:  # its process renamed it or another one swept it
@@ -198,6 +205,11 @@ class ExportCache:
                 freed += _own_bytes(path)
                 shutil.rmtree(path, ignore_errors=True)
         return freed
+
+    def _is_whole(self, folder: Path) -> bool:
+        manifest = _read_manifest(folder)
+        shared = set(filter(None, map(_identity, self._shared)))
+        return manifest is not None and all(_is_file(folder / name, file, shared) for name, file in manifest.files.items())
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -222,7 +234,7 @@ def _seal(folder: Path, fingerprint: str) -> None:
     files = {}
     for path in sorted(folder.iterdir()):
         size = path.stat().st_size
-        files[path.name] = _File(size, _sha256(path) if size <= HASHED_BYTES else None)
+        files[path.name] = _File(size, _sha256(path))
         _sync(path)
     manifest = folder / MANIFEST
     manifest.write_bytes(msgspec.json.encode(_Manifest(fingerprint, files)))
@@ -230,25 +242,29 @@ def _seal(folder: Path, fingerprint: str) -> None:
     _sync(folder)
 
 
-def _is_whole(folder: Path) -> bool:
-    manifest = _read_manifest(folder)
-    return manifest is not None and all(_is_file(folder / name, file) for name, file in manifest.files.items())
-
-
 def _read_manifest(folder: Path) -> _Manifest | None:
     try:
         return msgspec.json.decode((folder / MANIFEST).read_bytes(), type=_Manifest)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, ValueError, msgspec.MsgspecError):  # ValueError where it is not in UTF-8
         return None
 
 
-def _is_file(path: Path, file: _File) -> bool:
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What two links to one file have in common, or None where there is no file."""
+    try:
+        status = path.stat()  # of what a symbolic link leads to, as in the cache of the hub
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _is_file(path: Path, file: _File, shared: set[tuple[int, int]]) -> bool:
     try:
         status = path.lstat()
         # A link to somewhere else is no file: ONNX Runtime refuses to follow it.
         if not stat.S_ISREG(status.st_mode) or status.st_size != file.size:
             return False
-        return file.sha256 is None or _sha256(path) == file.sha256
+        return (status.st_dev, status.st_ino) in shared or _sha256(path) == file.sha256
     except OSError:
         return False
 
