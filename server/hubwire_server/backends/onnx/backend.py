@@ -43,7 +43,7 @@ class OnnxBackend:
 
     def __init__(self, folder: Path, info: OnnxInfo, options: SessionOptions, *, budget_tokens: int = BATCH_TOKENS) -> None:
         self._session = open_session(folder, options)
-        self._cores = cores(options)
+        self._core = cores(options)[:1]
         self._info = info
         self._outputs = list(info.outputs[:1])
         self._options = run_options()
@@ -133,14 +133,34 @@ class OnnxBackend:
         if self._info.takes_type_ids:
             feeds["token_type_ids"] = type_ids
         options = self._trimming_options if trim or ids.size > TRIM_ABOVE_TOKENS else self._options
-        if not self._cores:
-            return self._session.run(self._outputs, feeds, options)[0]  # type: ignore[no-any-return]  # it ships no types
         # Only during the run: threads that others start from this one, such as torch's, would inherit it.
-        os.sched_setaffinity(0, self._cores[:1])
+        before = self._go_to_core()
         try:
-            return self._session.run(self._outputs, feeds, options)[0]  # type: ignore[no-any-return]  # as above
+            return self._session.run(self._outputs, feeds, options)[0]  # type: ignore[no-any-return]  # it ships no types
         finally:
-            os.sched_setaffinity(0, self._cores)
+            self._go_back(before)
+
+    def _go_to_core(self) -> set[int]:
+        """Ties this thread to its core, if it has one. Returns the cores that it could use before, or none where it still can.
+
+        The cores of a process may be changed while it runs. Where its own is gone, the thread does without from then on.
+        """
+        if not self._core:
+            return set()
+        try:
+            before = os.sched_getaffinity(0)
+            os.sched_setaffinity(0, self._core)
+        except OSError:
+            self._core = []
+            return set()
+        return before
+
+    def _go_back(self, before: set[int]) -> None:
+        if before:
+            try:
+                os.sched_setaffinity(0, before)
+            except OSError:  # all of them were taken away during the run, and the kernel has given the thread others
+                self._core = []
 
     def _check_vocabulary(self, batch: RaggedBatch) -> None:
         """A tokenizer that knows more tokens than the model would make the run fail, or count ids below zero from the end."""
