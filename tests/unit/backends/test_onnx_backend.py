@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,7 +23,7 @@ from hubwire_server.backends.onnx.backend import TRIM_ABOVE_TOKENS
 from hubwire_server.backends.onnx.export import export_model, quantize
 from hubwire_server.backends.onnx.info import INFO, OnnxInfo, read_info, write_info
 from hubwire_server.backends.onnx.microbatches import MAX_PADDING
-from hubwire_server.backends.onnx.session import GRAPH, _entries, open_session
+from hubwire_server.backends.onnx.session import GRAPH, OWNED, _entries, open_session
 from hubwire_server.backends.torch.padded import PaddedEncoder
 from hubwire_server.errors import HubwireError, Reason
 from tests.unit.backends.tiny_models import make_model
@@ -253,6 +255,49 @@ def test_int8_answers_a_text_alone_as_it_does_in_a_batch(int8: OnnxBackend, back
     assert not np.array_equal(int8.forward(batch)[0], together)
 
 
+WRITTEN_TO = """
+import sys
+from pathlib import Path
+import numpy as np
+from hubwire_server.backends.base import RaggedBatch
+from hubwire_server.backends.onnx import OnnxBackend, SessionOptions
+from hubwire_server.backends.onnx.info import read_info
+
+folder = Path(sys.argv[1])
+weights = folder / "model" / "model.safetensors"
+backend = OnnxBackend(folder, read_info(folder), SessionOptions(threads=1))
+
+def vectors(first):
+    ids = np.arange(first, first + 100, dtype=np.int32)
+    return backend.forward(RaggedBatch(ids=ids, type_ids=ids * 0, offsets=np.array([0, 60, 100])))[0].copy()
+
+expected = [vectors(first) for first in (0, 500, 900)]
+with weights.open("r+b") as stream:
+    stream.write(b"\x40" * weights.stat().st_size)
+print([np.array_equal(vectors(first), before) for first, before in zip((0, 500, 900), expected)])
+with weights.open("r+b") as stream:
+    stream.truncate(0)
+print([np.array_equal(vectors(first), before) for first, before in zip((0, 500, 900), expected)])
+"""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_writing_to_the_models_file_and_cutting_it_change_nothing_that_runs(dtype: str, model: Any, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path / "model")
+    export_model(model, tmp_path, weights=tmp_path / "model")
+    info = OnnxInfo(architecture="BertModel", hidden_size=32, max_tokens=160, vocabulary_size=TOKENS, pad_id=0, takes_type_ids=True)
+    write_info(tmp_path, info)
+    folder = tmp_path
+    if dtype == "int8":
+        folder = tmp_path / "int8"
+        folder.mkdir()
+        quantize(tmp_path, folder)
+        shutil.move(tmp_path / "model", folder / "model")
+    assert os.path.samefile(folder / "model.safetensors", folder / "model" / "model.safetensors")
+    done = subprocess.run([sys.executable, "-c", WRITTEN_TO, str(folder)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, 2 * "[True, True, True]\n", "")
+
+
 FOREIGN = """
 import json, sys
 from pathlib import Path
@@ -279,20 +324,28 @@ def test_a_start_from_an_export_imports_neither_torch_nor_transformers_nor_onnx(
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("content", [None, b"{", b'{"architecture": 3}'], ids=["missing", "cut", "of another kind"])
+@pytest.mark.parametrize(
+    "content", [None, b"{", b'{"architecture": 3}', b'{"architecture": "\xff"}'], ids=["missing", "cut", "of another kind", "not in UTF-8"]
+)
 def test_a_folder_whose_info_is_broken_is_refused(content: bytes | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / INFO).write_bytes(content)
     with pytest.raises(HubwireError, match=INFO) as caught:
         read_info(tmp_path)
     assert caught.value.reason is Reason.MODEL_LOAD_FAILED
+    assert str(tmp_path) not in caught.value.message
 
 
-@pytest.mark.parametrize("damage", ["no graph", "no weights", "no graph at all in it"])
+@pytest.mark.parametrize("damage", ["no graph", "no list", "no weights", "cut weights", "no graph at all in it"])
 def test_a_folder_that_cannot_be_opened_is_refused_in_one_line(damage: str, folder: Path, tmp_path: Path) -> None:
-    if damage == "no weights":
-        (tmp_path / GRAPH).write_bytes((folder / GRAPH).read_bytes())
-    elif damage == "no graph at all in it":
+    for name in (GRAPH, OWNED, "model.safetensors"):
+        shutil.copyfile(folder / name, tmp_path / name)
+    missing = {"no graph": GRAPH, "no list": OWNED, "no weights": "model.safetensors"}
+    if damage in missing:
+        (tmp_path / missing[damage]).unlink()
+    elif damage == "cut weights":
+        os.truncate(tmp_path / "model.safetensors", 1000)
+    else:
         (tmp_path / GRAPH).write_bytes(b"not a graph")
     with pytest.raises(HubwireError, match="ONNX Runtime cannot open the exported model") as caught:
         open_session(tmp_path, OPTIONS)
@@ -317,13 +370,49 @@ def test_the_caller_is_on_its_own_core_during_a_run_alone(folder: Path, monkeypa
     allowed = sorted(os.sched_getaffinity(0))
     backend = OnnxBackend(folder, read_info(folder), SessionOptions(threads=len(allowed), affinity=True))
     set_affinity, calls = os.sched_setaffinity, []
-    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: calls.append(list(cores)) or set_affinity(pid, cores))
+    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: calls.append(sorted(cores)) or set_affinity(pid, cores))
     backend.forward(ragged(5))
     assert calls == ([allowed[:1], allowed] if len(allowed) > 1 else [])
     with pytest.raises(Exception, match="out of"):
         monkeypatch.setattr(backend, "_check_vocabulary", lambda batch: None)
         backend.forward(RaggedBatch(np.array([10**6], np.int32), np.zeros(1, np.int32), np.array([0, 1])))
     assert sorted(os.sched_getaffinity(0)) == allowed
+
+
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+needs_cores = pytest.mark.skipif(len(CORES) < 2, reason="threads are only tied where there are several cores")
+
+
+@needs_cores
+def test_cores_that_were_taken_from_the_caller_are_not_given_back(folder: Path) -> None:
+    backend = OnnxBackend(folder, read_info(folder), SessionOptions(threads=len(CORES), affinity=True))
+    try:
+        os.sched_setaffinity(0, CORES[1:])
+        backend.forward(ragged(5))
+        assert sorted(os.sched_getaffinity(0)) == CORES[1:]
+    finally:
+        os.sched_setaffinity(0, CORES)
+
+
+@needs_cores
+@pytest.mark.parametrize("refused", [1, 2], ids=["before a run", "after a run"])
+def test_where_a_core_is_gone_runs_go_on_without_it(
+    refused: int, folder: Path, backend: OnnxBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tied = OnnxBackend(folder, read_info(folder), SessionOptions(threads=len(CORES), affinity=True))
+    calls = 0
+
+    def refuse(pid: int, cores: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == refused:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "sched_setaffinity", refuse)
+    expected = backend.forward(ragged(5))[0]
+    for _ in range(2):
+        assert np.abs(tied.forward(ragged(5))[0] - expected).max() < 1e-5 * expected.std()
+    assert calls == refused
 
 
 @pytest.mark.parametrize("spinning", ["default", "stop", "none"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 from pathlib import Path
@@ -16,8 +17,8 @@ import transformers
 from onnx import TensorProto
 
 from hubwire_server.backends.onnx.export import ExportError, export_model, quantize
-from hubwire_server.backends.onnx.session import GRAPH, SessionOptions, open_session
-from hubwire_server.backends.onnx.weights import SMALL_BYTES, WEIGHTS
+from hubwire_server.backends.onnx.session import GRAPH, OWNED, SessionOptions, open_session
+from hubwire_server.backends.onnx.weights import SMALL_BYTES, WEIGHTS, _folded
 from hubwire_server.backends.torch.packed import takes_type_ids
 from tests.unit.backends.tiny_models import EXPORTED, make_model
 
@@ -89,6 +90,25 @@ def external(graph: onnx.ModelProto) -> dict[str, int]:
     return total
 
 
+def mapped(folder: Path) -> list[str]:
+    """The parts of a folder's safetensors files that this process has mapped. On other systems than Linux it cannot be told."""
+    maps = Path("/proc/self/maps")
+    lines = maps.read_text().splitlines() if maps.exists() else []
+    return [line for line in lines if str(folder) in line and ".safetensors" in line]
+
+
+def test_weights_that_have_other_uses_besides_being_transposed_are_not_taken_for_folded() -> None:
+    nodes = [
+        onnx.helper.make_node("Transpose", ["linear"], ["a"]),
+        onnx.helper.make_node("Transpose", ["tied"], ["b"]),
+        onnx.helper.make_node("Gather", ["tied", "ids"], ["c"]),
+        onnx.helper.make_node("Transpose", ["branched"], ["d"]),
+    ]
+    inner = onnx.helper.make_graph([onnx.helper.make_node("Transpose", ["branched"], ["e"])], "inner", [], [])
+    nodes.append(onnx.helper.make_node("If", ["condition"], ["f"], then_branch=inner, else_branch=inner))
+    assert _folded(onnx.helper.make_graph(nodes, "outer", [], [])) == {"linear"}
+
+
 @pytest.mark.parametrize(("family", "head"), CASES)
 def test_an_exported_model_gives_what_torch_gives(family: str, head: str, tmp_path: Path) -> None:
     model = make_model(family, head, vocab_size=TOKENS)
@@ -116,7 +136,8 @@ def test_an_exported_model_gives_what_torch_gives(family: str, head: str, tmp_pa
     # The control: a graph that had lost its mask would have failed above.
     assert mask_matters > 100 * MAX_DIFFERENCE
     assert (folder / GRAPH).stat().st_size < 1 << 20
-    assert {path.name for path in folder.iterdir()} == {GRAPH, "model.safetensors"}
+    assert {path.name for path in folder.iterdir()} == {GRAPH, OWNED, "model.safetensors"}
+    assert mapped(folder) == []
     if family not in FUSED:
         inline = sum(
             len(tensor.raw_data)
@@ -143,9 +164,10 @@ def test_weights_are_the_very_bytes_of_the_models_own_file(tmp_path: Path) -> No
     assert shared == {"model.safetensors": held}
 
 
-def test_weights_are_copied_where_no_link_is_possible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("code", [errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM], ids=errno.errorcode.get)
+def test_weights_are_copied_where_no_link_is_possible(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
-        raise OSError(18, "Invalid cross-device link")
+        raise OSError(code, os.strerror(code))
 
     model = make_model("Bert", vocab_size=TOKENS)
     weights = saved(model, tmp_path / "model")
@@ -184,7 +206,7 @@ def test_weights_that_are_in_no_file_as_they_are_get_a_file_of_their_own(kind: s
     folder = tmp_path / "export"
     folder.mkdir()
     export_model(model, folder, weights=weights)
-    assert {path.name for path in folder.iterdir()} == {GRAPH, WEIGHTS}
+    assert {path.name for path in folder.iterdir()} == {GRAPH, OWNED, WEIGHTS}
     assert (folder / GRAPH).stat().st_size < 1 << 20
     assert_same(model, folder)
 
@@ -262,7 +284,9 @@ def test_int8_is_close_to_float32_and_shares_what_is_not_quantized(family: str, 
     inputs = padded_inputs(model, (23,))
     with torch.inference_mode():
         expected = model(**inputs).last_hidden_state.mean(1)[0].numpy()
-    given = run(open_session(folder, SessionOptions(threads=1)), inputs)["last_hidden_state"].mean(1)[0]
+    session = open_session(folder, SessionOptions(threads=1))
+    assert mapped(folder) == []
+    given = run(session, inputs)["last_hidden_state"].mean(1)[0]
     cosine = expected @ given / np.linalg.norm(expected) / np.linalg.norm(given)
     assert 0.97 < cosine < 1 - 1e-6
 

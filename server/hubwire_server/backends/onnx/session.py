@@ -6,16 +6,24 @@ changed nothing (graph level, memory pattern, denormals) or made it slower (prep
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
+import numpy as np
 import onnxruntime as ort  # type: ignore[import-untyped]  # it ships no types
+from numpy.typing import NDArray
 
+from hubwire_server.backends.onnx.info import why
 from hubwire_server.errors import HubwireError, Reason
 
 GRAPH = "graph.onnx"
+
+OWNED = "owned.json"
+"""The list of the weights that a session has in memory of its own."""
 
 Spinning = Literal["default", "stop", "none"]
 
@@ -40,6 +48,28 @@ class SessionOptions:
     """
 
 
+class OwnedWeight(msgspec.Struct, frozen=True):
+    """A float32 weight of the graph that lies in the model's own file, from offset on, and that a session reads at every run.
+
+    ONNX Runtime would leave it mapped from there. Then a file that is written to would change vectors, and one that is cut would end the
+    process. Matrices are none of these: what ONNX Runtime keeps of them is transposed and packed.
+    """
+
+    name: str
+    file: str
+    offset: int
+    shape: tuple[int, ...]
+
+
+class _Session(ort.InferenceSession):  # type: ignore[misc]  # it ships no types
+    """A session that keeps the weights that it was given, since ONNX Runtime uses their memory."""
+
+    def __init__(self, folder: Path, settings: Any) -> None:
+        self._weights = _read_owned(folder)
+        settings.add_external_initializers(list(self._weights), [ort.OrtValue.ortvalue_from_numpy(each) for each in self._weights.values()])
+        super().__init__(str(folder / GRAPH), settings, providers=["CPUExecutionProvider"])
+
+
 def open_session(folder: Path, options: SessionOptions) -> ort.InferenceSession:
     """A session for the graph of a folder. Raises HubwireError (MODEL_LOAD_FAILED) with one line on what is wrong."""
     ort.set_default_logger_severity(_QUIET)
@@ -51,11 +81,10 @@ def open_session(folder: Path, options: SessionOptions) -> ort.InferenceSession:
     for name, value in _entries(options).items():
         settings.add_session_config_entry(name, value)
     try:
-        return ort.InferenceSession(str(folder / GRAPH), settings, providers=["CPUExecutionProvider"])
+        return _Session(folder, settings)
     except Exception as error:
         # ONNX Runtime's exceptions share no base class but this one, and any of them means that the folder is of no use.
-        line = next(iter(str(error).splitlines()), type(error).__name__).replace(str(folder), folder.name)
-        raise HubwireError(Reason.MODEL_LOAD_FAILED, f"ONNX Runtime cannot open the exported model: {line[:300]}") from error
+        raise HubwireError(Reason.MODEL_LOAD_FAILED, f"ONNX Runtime cannot open the exported model: {why(error, folder)}") from error
 
 
 def cores(options: SessionOptions) -> list[int]:
@@ -73,6 +102,15 @@ def run_options(*, trim_memory: bool = False) -> Any:
     if trim_memory:
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     return options
+
+
+def _read_owned(folder: Path) -> dict[str, NDArray[np.float32]]:
+    """The weights of OWNED by their names. Raises OSError, ValueError or MsgspecError where a file is missing or broken."""
+    weights = msgspec.json.decode((folder / OWNED).read_bytes(), type=list[OwnedWeight])
+    return {
+        each.name: np.fromfile(folder / each.file, np.float32, math.prod(each.shape), offset=each.offset).reshape(each.shape)
+        for each in weights
+    }
 
 
 def _entries(options: SessionOptions) -> dict[str, str]:

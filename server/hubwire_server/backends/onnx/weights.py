@@ -2,7 +2,7 @@
 
 A graph may say that a weight lies in a file beside it, at an offset. ONNX Runtime follows no symbolic link and no path that leads out of
 the graph's folder. So the safetensors file gets a hard link there; where that is not possible, on another file system for one, a copy. The
-onnx package refuses hard links, too, so weights are read here.
+onnx package refuses hard links, too, so weights are read here. Those that stay in use after a session was opened are listed (session.py).
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 from onnx import TensorProto, external_data_helper
 
-from hubwire_server.backends.onnx.session import GRAPH
+from hubwire_server.backends.onnx.session import GRAPH, OWNED, OwnedWeight
 
 WEIGHTS = "weights.bin"
 """The weights that are in no safetensors file as they are: those of half-precision checkpoints, and those that the model computes."""
@@ -33,6 +34,9 @@ SMALL_BYTES = 1024
 """Single values stay in the graph in any case: ONNX Runtime reads shapes from there."""
 
 ALIGNMENT = 64
+
+_NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+"""What file systems say that cannot make a hard link, or not this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,8 @@ def save_graph(model: onnx.ModelProto, folder: Path, source: Path) -> None:
     was loaded from. Raises OSError.
     """
     places = _places(source)
+    folded = _folded(model.graph)
+    owned = []
     rest = []
     linked = set()
     for tensor in model.graph.initializer:
@@ -72,12 +78,32 @@ def save_graph(model: onnx.ModelProto, folder: Path, source: Path) -> None:
             rest.append(tensor)
             continue
         linked.add(place.file)
+        if tensor.name not in folded:
+            owned.append(OwnedWeight(tensor.name, place.file.name, place.offset, tuple(tensor.dims)))
         _move_out(tensor, place.file.name, place.offset, place.length)
     for file in sorted(linked):
         _link(file, folder / file.name)
     if sum(len(_raw(tensor)) for tensor in rest) > INLINE_BYTES:
         _write_rest(rest, folder / WEIGHTS)
+    (folder / OWNED).write_bytes(msgspec.json.encode(owned))
     (folder / GRAPH).write_bytes(model.SerializeToString())
+
+
+def _folded(graph: onnx.GraphProto) -> set[str]:
+    """The weights that are transposed and not used in another way: ONNX Runtime transposes them once, and lets go of the file."""
+    transposed = {name for node in graph.node if node.op_type == "Transpose" for name in node.input}
+    used = {name for node in graph.node if node.op_type != "Transpose" for name in node.input}
+    used |= {name for inner in _inner_graphs(graph) for node in inner.node for name in node.input}
+    return transposed - used
+
+
+def _inner_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The branches and loops in a graph, which use its weights by their names."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield inner
+                yield from _inner_graphs(inner)
 
 
 def _places(folder: Path) -> dict[str, _Place]:
@@ -129,7 +155,7 @@ def _link(file: Path, target: Path) -> None:
     try:
         os.link(file, target)
     except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP):
+        if error.errno not in _NO_LINK:
             raise
         shutil.copyfile(file, target)
 
