@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from hubwire_server.backends.base import RaggedBatch
 from hubwire_server.backends.onnx import OnnxBackend, SessionOptions
+from hubwire_server.backends.onnx import session as session_module
 from hubwire_server.backends.onnx.backend import TRIM_ABOVE_TOKENS
 from hubwire_server.backends.onnx.export import export_model, quantize
 from hubwire_server.backends.onnx.info import INFO, OnnxInfo, read_info, write_info
@@ -296,6 +297,18 @@ def test_writing_to_the_models_file_and_cutting_it_change_nothing_that_runs(dtyp
     assert os.path.samefile(folder / "model.safetensors", folder / "model" / "model.safetensors")
     done = subprocess.run([sys.executable, "-c", WRITTEN_TO, str(folder)], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, 2 * "[True, True, True]\n", "")
+
+
+def test_a_session_has_a_copy_of_the_weights_that_it_is_given(folder: Path, backend: OnnxBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, NDArray[np.float32]] = {}
+    read = session_module._read_owned
+    monkeypatch.setattr(session_module, "_read_owned", lambda folder: given.update(read(folder)) or given)
+    expected = backend.forward(ragged(*MIXED))[0].copy()
+    other = OnnxBackend(folder, read_info(folder), OPTIONS)
+    assert sum(weight.nbytes for weight in given.values()) > TOKENS * 32 * 4
+    for weight in given.values():
+        weight[:] = 7
+    assert np.array_equal(other.forward(ragged(*MIXED))[0], expected)
 
 
 FOREIGN = """

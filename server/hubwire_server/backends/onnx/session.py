@@ -61,15 +61,6 @@ class OwnedWeight(msgspec.Struct, frozen=True):
     shape: tuple[int, ...]
 
 
-class _Session(ort.InferenceSession):  # type: ignore[misc]  # it ships no types
-    """A session that keeps the weights that it was given, since ONNX Runtime uses their memory."""
-
-    def __init__(self, folder: Path, settings: Any) -> None:
-        self._weights = _read_owned(folder)
-        settings.add_external_initializers(list(self._weights), [ort.OrtValue.ortvalue_from_numpy(each) for each in self._weights.values()])
-        super().__init__(str(folder / GRAPH), settings, providers=["CPUExecutionProvider"])
-
-
 def open_session(folder: Path, options: SessionOptions) -> ort.InferenceSession:
     """A session for the graph of a folder. Raises HubwireError (MODEL_LOAD_FAILED) with one line on what is wrong."""
     ort.set_default_logger_severity(_QUIET)
@@ -81,7 +72,12 @@ def open_session(folder: Path, options: SessionOptions) -> ort.InferenceSession:
     for name, value in _entries(options).items():
         settings.add_session_config_entry(name, value)
     try:
-        return _Session(folder, settings)
+        weights = _read_owned(folder)
+        settings.add_external_initializers(list(weights), [ort.OrtValue.ortvalue_from_numpy(each) for each in weights.values()])
+        session = ort.InferenceSession(str(folder / GRAPH), settings, providers=["CPUExecutionProvider"])
+        # Has copied the weights, so that they are let go of here. A fallback would make the session again, from what is gone by then.
+        session.disable_fallback()
+        return session
     except Exception as error:
         # ONNX Runtime's exceptions share no base class but this one, and any of them means that the folder is of no use.
         raise HubwireError(Reason.MODEL_LOAD_FAILED, f"ONNX Runtime cannot open the exported model: {why(error, folder)}") from error
