@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import time
 
@@ -9,8 +10,10 @@ import grpc
 import numpy as np
 import pytest
 
+import hubwire
 from hubwire.v1 import common_pb2, embedding_pb2
 from hubwire_server.settings import Settings
+from hubwire_server.tasks.embedding import EmbedRequest
 from tests.conftest import serve
 from tests.rpc.conftest import read_error, read_status
 
@@ -300,3 +303,17 @@ def test_concurrent_callers_share_batches_and_each_gets_its_own_vectors(embeddin
     expected = matrix(ask(embedding, [f"w{index}" for index in range(200)]))
     for index, future in enumerate(futures):
         np.testing.assert_allclose(matrix(future.result())[0], expected[index], atol=1e-6)
+
+
+def test_calls_that_failed_leave_no_request_behind_for_the_collector(server):
+    with hubwire.Client(server.address, max_attempts=1) as client:
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(20):
+                with pytest.raises(hubwire.HubwireError):
+                    client.embed(["w1", "nan"])
+            left = sum(isinstance(one, EmbedRequest) for one in gc.get_objects())
+        finally:
+            gc.enable()
+    assert left <= 1, "the last call may not be over yet"

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
-from google.rpc import code_pb2
+from google.rpc import code_pb2, status_pb2
 
 from hubwire_server.errors import HubwireError, Reason
 from hubwire_server.status import to_status, visible
@@ -25,9 +25,10 @@ Handler = Any
 """grpc.RpcMethodHandler: grpc has no precise type for it."""
 
 
-async def abort(context: grpc.aio.ServicerContext[Any, Any], error: BaseException, method: str) -> NoReturn:
-    """Ends a call with an error."""
-    status = to_status(visible(error, method))
+async def abort(context: grpc.aio.ServicerContext[Any, Any], status: status_pb2.Status, method: str) -> NoReturn:
+    """Ends a call with a status. Not to be called while an error is handled: gRPC keeps what is raised here, and with it that error, its
+    frames and all that they hold, until the collector comes.
+    """
     code = grpc.StatusCode[code_pb2.Code.Name(status.code)]
     try:
         await context.abort(code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
@@ -82,7 +83,9 @@ def _coroutine(behavior: Callable[[Any, Any], Awaitable[Any]], method: str) -> C
         except NOT_ERRORS:
             raise
         except BaseException as error:  # also a panic of the core, which is no Exception
-            return await abort(context, error, method)
+            status = to_status(visible(error, method))
+        del request  # the frame of this call is kept too
+        return await abort(context, status, method)
 
     return call
 
@@ -90,6 +93,7 @@ def _coroutine(behavior: Callable[[Any, Any], Awaitable[Any]], method: str) -> C
 def _generator(behavior: Callable[[Any, Any], AsyncGenerator[Any, None]], method: str) -> Callable[[Any, Any], Any]:
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         responses = behavior(request, context)
+        status: status_pb2.Status | None = None
         try:
             async for response in responses:
                 await context.write(response)
@@ -98,9 +102,12 @@ def _generator(behavior: Callable[[Any, Any], AsyncGenerator[Any, None]], method
         except grpc.aio.InternalError:
             log.debug("%s: the caller was gone before its answer was written", method)
         except BaseException as error:
-            await abort(context, error, method)
+            status = to_status(visible(error, method))
         finally:
             await responses.aclose()
+        del request, responses
+        if status is not None:
+            await abort(context, status, method)
 
     return call
 
@@ -108,6 +115,6 @@ def _generator(behavior: Callable[[Any, Any], AsyncGenerator[Any, None]], method
 def _unknown_method(method: str) -> Handler:
     async def refuse(requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         text = f"the server has no method {method}; reflection lists those that it has"
-        await abort(context, HubwireError(Reason.METHOD_NOT_FOUND, text, metadata={"method": method}), method)
+        await abort(context, to_status(HubwireError(Reason.METHOD_NOT_FOUND, text, metadata={"method": method})), method)
 
     return grpc.stream_stream_rpc_method_handler(refuse)
