@@ -85,7 +85,7 @@ class Chooser:
         self.fingerprint = identify()
         self._options = replace(options, device="cpu")
         self._records = Records(cache)
-        self._exports = ExportCache(cache / EXPORTS)
+        self._exports = ExportCache(cache / EXPORTS, shared=list(self._path.glob("*.safetensors")))
         self._refusal = ""
         self._passing = False
         """Whether what was measured is of this hour alone, since a disk was full or could not be read."""
