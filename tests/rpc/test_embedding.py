@@ -313,7 +313,7 @@ def test_calls_that_failed_leave_no_request_behind_for_the_collector(server):
             for _ in range(20):
                 with pytest.raises(hubwire.HubwireError):
                     client.embed(["w1", "nan"])
-            left = sum(isinstance(one, EmbedRequest) for one in gc.get_objects())
+            left = sum(type(one) is EmbedRequest for one in gc.get_objects())
         finally:
             gc.enable()
     assert left <= 1, "the last call may not be over yet"
