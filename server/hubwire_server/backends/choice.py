@@ -27,7 +27,7 @@ from hubwire_server.backends.embedding_head import EmbeddingHead
 from hubwire_server.backends.onnx import ExportCache, ExportKey, OnnxBackend, SessionOptions
 from hubwire_server.backends.onnx.cache import EXPORTS
 from hubwire_server.backends.onnx.check import MAX_DIFFERENCE, probe_difference
-from hubwire_server.backends.onnx.info import read_info
+from hubwire_server.backends.onnx.info import ExportError, read_info
 from hubwire_server.backends.records import Record, Records
 from hubwire_server.backends.sentence_folder import SentenceFolder
 from hubwire_server.backends.tokenizer_export import ExportedTokenizer, export_tokenizer, read_tokenizer, write_tokenizer
@@ -287,11 +287,11 @@ class Chooser:
             write_tokenizer(folder, tokenizer)
             try:
                 build(folder)
-            except OSError:
+            except (ExportError, OSError):
                 raise
             except Exception as error:
-                # An ExportError says what is wrong; the model's code, run without its engine's care, and ONNX Runtime raise anything else.
-                raise _RefusedError(_one_line(error)) from error
+                # The model's code, run without its engine's care, and ONNX Runtime raise anything.
+                raise ExportError(_one_line(error)) from error
             self._check_unchanged()
 
         key = self._key(dtype)
@@ -300,7 +300,7 @@ class Chooser:
                 return folder
             self._exports.remove(key)
             return self._exports.write(key, build_all)
-        except _RefusedError as error:
+        except ExportError as error:
             self._refusal = str(error)
         except OSError as error:
             self._passing = True
@@ -323,16 +323,11 @@ class Chooser:
         return True
 
 
-class _RefusedError(Exception):
-    """An export cannot be made of this model."""
-
-
 def _one_line(error: Exception) -> str:
-    """What an error says in a line, for people; without the name of an exception that is our own."""
+    """What an error says in a line, for people; without the name of an error of our own."""
     if isinstance(error, HubwireError):
         return error.message
-    line = next(iter(str(error).splitlines()), "")[:300]
-    return line if type(error).__name__ == "ExportError" else f"{type(error).__name__}: {line}"
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:300]}"
 
 
 def _vectors(backend: Backend, head: EmbeddingHead, texts: RaggedBatch) -> NDArray[np.float32]:

@@ -12,8 +12,8 @@ import torch
 
 from hubwire_server.backends.onnx.backend import OnnxBackend
 from hubwire_server.backends.onnx.check import MAX_DIFFERENCE, probe_difference, probe_lengths, read_probe, write_probe
-from hubwire_server.backends.onnx.export import ExportError, export_model, quantize
-from hubwire_server.backends.onnx.info import OnnxInfo, read_info, write_info
+from hubwire_server.backends.onnx.export import export_model, quantize
+from hubwire_server.backends.onnx.info import ExportError, OnnxInfo, read_info, write_info
 from hubwire_server.backends.onnx.session import SessionOptions
 from hubwire_server.backends.torch.check import random_texts
 from hubwire_server.backends.torch.model import max_tokens

@@ -26,7 +26,7 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from hubwire_server.backends.onnx.check import PROBE
-from hubwire_server.backends.onnx.info import INFO, read_info, write_info
+from hubwire_server.backends.onnx.info import INFO, ExportError, read_info, write_info
 from hubwire_server.backends.onnx.session import GRAPH
 from hubwire_server.backends.onnx.weights import load_graph, save_graph
 from hubwire_server.backends.torch.packed import takes_type_ids
@@ -35,10 +35,6 @@ OPSET = 17
 
 _SAMPLE_IDS = ((7, 8, 9, 10, 11, 12, 13), (14, 15, 16, 17, 0, 0, 0))
 _SAMPLE_LENGTHS = (7, 4)
-
-
-class ExportError(Exception):
-    """A model cannot be exported; the message is one line on why."""
 
 
 def export_model(model: torch.nn.Module, folder: Path, *, weights: Path, outputs: Sequence[str] = ("last_hidden_state",)) -> None:

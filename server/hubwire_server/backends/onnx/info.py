@@ -11,6 +11,10 @@ from hubwire_server.errors import HubwireError, Reason
 INFO = "info.json"
 
 
+class ExportError(Exception):
+    """A model cannot be exported; the message is one line on why. It stands here, since importing export.py takes seconds."""
+
+
 class OnnxInfo(msgspec.Struct, frozen=True, kw_only=True):
     """An exported model. dtype is "float32" or "int8" (the weights; what comes out is float32)."""
 
