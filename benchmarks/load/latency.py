@@ -89,12 +89,6 @@ def texts_per_s(run: Run, concurrency: int, tokens: Sequence[int] = ()) -> float
     return float(done * run.texts_per_request / seconds)
 
 
-def closed_loop(run: Run, concurrency: int, tokens: Sequence[int] = ()) -> dict[str, Any]:
-    """The figures of a closed loop."""
-    figures = {"texts_per_s": texts_per_s(run, concurrency, tokens), "requests": len(run.begins_s), "errors": run.errors}
-    return figures | summary(run.latencies_s[run.answered])
-
-
 def open_loop(run: Run, rate_per_s: float) -> dict[str, Any]:
     """The figures of an open loop: latencies from the due times, p99 from the send times beside them, and the rate of answers."""
     figures = {"offered_per_s": rate_per_s, "achieved_per_s": 0.0, "requests": len(run.begins_s), "errors": run.errors}

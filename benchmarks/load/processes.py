@@ -91,10 +91,6 @@ class Process:
             memory["pss_mb"] = sum(info.pss for info in infos) / 1e6
         return memory
 
-    def cpu_s(self) -> float:
-        """Processor seconds that the family has used."""
-        return float(sum(sum(process.cpu_times()[:2]) for process in self.family()))
-
     def stop(self) -> None:
         """Ends the process, and kills what is left of its family after stop_s."""
         family = self.family()

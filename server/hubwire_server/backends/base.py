@@ -6,7 +6,6 @@ in the front, pooling and the modules after it in the worker) is the same for ev
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -94,6 +93,3 @@ class Backend(Protocol):
     def close(self) -> None:
         """Frees the model's memory."""
         ...
-
-
-LoadBackend = Callable[[Path, LoadOptions], Backend]

@@ -24,7 +24,7 @@ MEMORY_RETRY_AFTER_MS = 1000
 
 
 def load(path: Path, options: LoadOptions, on_body: Callable[[Any], None] = lambda body: None) -> TorchBackend:
-    """Loads the model of a folder (LoadBackend of base.py). The number of threads is torch's, and so the process's: the last load
+    """Loads the model of a folder. The number of threads is torch's, and so the process's: the last load
     decides.
 
     on_body gets the model as transformers loaded it, before anything of it is replaced.
