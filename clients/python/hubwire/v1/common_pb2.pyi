@@ -262,6 +262,36 @@ class Truncation(_message.Message):
 Global___Truncation: _TypeAlias = Truncation  # noqa: Y015
 
 @_typing.final
+class Windows(_message.Message):
+    """Windows lets the server read a text that is longer than the model reads in several parts that overlap."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STRIDE_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    stride: _builtins.int
+    """stride is the number of tokens that neighbouring windows share. Optional: 0 means a quarter of the room that a window has for the text. One that leaves a window
+    nothing new returns an `INVALID_ARGUMENT` error with the reason VALUE_OUT_OF_RANGE.
+    """
+    max_tokens: _builtins.int
+    """max_tokens is the size of a window, special tokens included. Optional: 0 means the default of the method. A value above what the model reads, or one
+    that leaves no room for the text, returns an `INVALID_ARGUMENT` error with the reason VALUE_OUT_OF_RANGE.
+    """
+    def __init__(
+        self,
+        *,
+        stride: _builtins.int = ...,
+        max_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_tokens", b"max_tokens", "stride", b"stride"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Windows: _TypeAlias = Windows  # noqa: Y015
+
+@_typing.final
 class Span(_message.Message):
     """Span is a half-open range of positions [start, end) inside a text, in the unit that the request named."""
 

@@ -561,3 +561,297 @@ class EmbedTokensResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EmbedTokensResponse: _TypeAlias = EmbedTokensResponse  # noqa: Y015
+
+@_typing.final
+class EmbedSparseOptions(_message.Message):
+    """EmbedSparseOptions says how texts become sparse vectors. Every field is optional."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_TERMS_FIELD_NUMBER: _builtins.int
+    RETURN_TOKENS_FIELD_NUMBER: _builtins.int
+    TRUNCATION_FIELD_NUMBER: _builtins.int
+    max_terms: _builtins.int
+    """max_terms keeps the entries with the largest weights. 0 means all."""
+    return_tokens: _builtins.bool
+    """return_tokens adds the text of each entry. Default false."""
+    @_builtins.property
+    def truncation(self) -> _common_pb2.Truncation:
+        """truncation allows texts to be cut. Default: a text over the model's limit is refused with the reason TEXT_TOO_LONG."""
+
+    def __init__(
+        self,
+        *,
+        max_terms: _builtins.int = ...,
+        return_tokens: _builtins.bool = ...,
+        truncation: _common_pb2.Truncation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["truncation", b"truncation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_terms", b"max_terms", "return_tokens", b"return_tokens", "truncation", b"truncation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EmbedSparseOptions: _TypeAlias = EmbedSparseOptions  # noqa: Y015
+
+@_typing.final
+class EmbedSparseRequest(_message.Message):
+    """EmbedSparseRequest asks for one sparse vector a text."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """model is the name of a served model. Optional: the empty string means the default model for sparse embeddings."""
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """texts is what to embed. Required: at least one, none of them without characters; limits as in EmbedRequest."""
+
+    @_builtins.property
+    def options(self) -> Global___EmbedSparseOptions:
+        """options says how. Optional."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
+        options: Global___EmbedSparseOptions | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "options", b"options", "texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EmbedSparseRequest: _TypeAlias = EmbedSparseRequest  # noqa: Y015
+
+@_typing.final
+class SparseVector(_message.Message):
+    """SparseVector is the entries of a sparse vector that are not zero, by ascending index."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDICES_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def indices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """indices is vocabulary numbers."""
+
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """values is the weight of each index, above 0."""
+
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """tokens is the vocabulary's text of each index, where the request asked for it."""
+
+    def __init__(
+        self,
+        *,
+        indices: _abc.Iterable[_builtins.int] | None = ...,
+        values: _abc.Iterable[_builtins.float] | None = ...,
+        tokens: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["indices", b"indices", "tokens", b"tokens", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SparseVector: _TypeAlias = SparseVector  # noqa: Y015
+
+@_typing.final
+class EmbedSparseResponse(_message.Message):
+    """EmbedSparseResponse carries one sparse vector a text."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VECTORS_FIELD_NUMBER: _builtins.int
+    DIMENSIONS_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    TIMINGS_FIELD_NUMBER: _builtins.int
+    dimensions: _builtins.int
+    """dimensions is the size of the vocabulary."""
+    @_builtins.property
+    def vectors(self) -> _containers.RepeatedCompositeFieldContainer[Global___SparseVector]:
+        """vectors has one entry a text, in the order of the texts."""
+
+    @_builtins.property
+    def model(self) -> _common_pb2.ServedModel:
+        """model is the model that answered."""
+
+    @_builtins.property
+    def usage(self) -> _common_pb2.Usage:
+        """usage is what the request consumed."""
+
+    @_builtins.property
+    def timings(self) -> _common_pb2.Timings:
+        """timings is where the time went."""
+
+    def __init__(
+        self,
+        *,
+        vectors: _abc.Iterable[Global___SparseVector] | None = ...,
+        dimensions: _builtins.int = ...,
+        model: _common_pb2.ServedModel | None = ...,
+        usage: _common_pb2.Usage | None = ...,
+        timings: _common_pb2.Timings | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimensions", b"dimensions", "model", b"model", "timings", b"timings", "usage", b"usage", "vectors", b"vectors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EmbedSparseResponse: _TypeAlias = EmbedSparseResponse  # noqa: Y015
+
+@_typing.final
+class StreamEmbedSparseOptions(_message.Message):
+    """StreamEmbedSparseOptions is the first message of a stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    ORDERED_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """model is the name of a served model. Optional: the empty string means the default model for sparse embeddings."""
+    ordered: _builtins.bool
+    """ordered asks for the results in the order of the items. Default false: each is sent as soon as it is ready."""
+    @_builtins.property
+    def options(self) -> Global___EmbedSparseOptions:
+        """options says how. Optional."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        options: Global___EmbedSparseOptions | None = ...,
+        ordered: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "options", b"options", "ordered", b"ordered"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamEmbedSparseOptions: _TypeAlias = StreamEmbedSparseOptions  # noqa: Y015
+
+@_typing.final
+class StreamEmbedSparseRequest(_message.Message):
+    """StreamEmbedSparseRequest is one message of a stream: first options, then items."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def options(self) -> Global___StreamEmbedSparseOptions:
+        """options opens the stream. It must be the first message and comes once, or the stream ends with the reason STREAM_OUT_OF_ORDER."""
+
+    @_builtins.property
+    def items(self) -> Global___StreamEmbedItems:
+        """items is texts to embed."""
+
+    def __init__(
+        self,
+        *,
+        options: Global___StreamEmbedSparseOptions | None = ...,
+        items: Global___StreamEmbedItems | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "options", b"options", "payload", b"payload"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "options", b"options", "payload", b"payload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["options", "items"]  # noqa: Y015
+    _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
+
+Global___StreamEmbedSparseRequest: _TypeAlias = StreamEmbedSparseRequest  # noqa: Y015
+
+@_typing.final
+class StreamEmbedSparseResult(_message.Message):
+    """StreamEmbedSparseResult answers one item."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    VECTOR_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """id is the id of the item."""
+    @_builtins.property
+    def vector(self) -> Global___SparseVector:
+        """vector is the item's sparse vector."""
+
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """error is the item's own error, with the details that errors.proto describes."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        vector: Global___SparseVector | None = ...,
+        error: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "outcome", b"outcome", "vector", b"vector"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "id", b"id", "outcome", b"outcome", "vector", b"vector"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["vector", "error"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___StreamEmbedSparseResult: _TypeAlias = StreamEmbedSparseResult  # noqa: Y015
+
+@_typing.final
+class StreamEmbedSparseResponse(_message.Message):
+    """StreamEmbedSparseResponse carries results that became ready together."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    DIMENSIONS_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    TIMINGS_FIELD_NUMBER: _builtins.int
+    dimensions: _builtins.int
+    """dimensions is the size of the vocabulary."""
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___StreamEmbedSparseResult]:
+        """results answers items, each exactly once over the stream."""
+
+    @_builtins.property
+    def model(self) -> _common_pb2.ServedModel:
+        """model is the model that answered."""
+
+    @_builtins.property
+    def usage(self) -> _common_pb2.Usage:
+        """usage is what the results of this message consumed."""
+
+    @_builtins.property
+    def timings(self) -> _common_pb2.Timings:
+        """timings is where their time went; total_nanos counts from the arrival of the oldest of these items."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___StreamEmbedSparseResult] | None = ...,
+        dimensions: _builtins.int = ...,
+        model: _common_pb2.ServedModel | None = ...,
+        usage: _common_pb2.Usage | None = ...,
+        timings: _common_pb2.Timings | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimensions", b"dimensions", "model", b"model", "results", b"results", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamEmbedSparseResponse: _TypeAlias = StreamEmbedSparseResponse  # noqa: Y015

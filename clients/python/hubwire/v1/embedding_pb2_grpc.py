@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class EmbeddingServiceStub:
-    """EmbeddingService turns texts into vectors: one a text (Embed, StreamEmbed) or one a token (EmbedTokens).
+    """EmbeddingService turns texts into vectors: one a text (Embed, StreamEmbed), one a token (EmbedTokens), or a sparse one a text (EmbedSparse, StreamEmbedSparse).
     """
 
     def __init__(self, channel):
@@ -50,10 +50,20 @@ class EmbeddingServiceStub:
                 request_serializer=hubwire_dot_v1_dot_embedding__pb2.EmbedTokensRequest.SerializeToString,
                 response_deserializer=hubwire_dot_v1_dot_embedding__pb2.EmbedTokensResponse.FromString,
                 _registered_method=True)
+        self.EmbedSparse = channel.unary_unary(
+                '/hubwire.v1.EmbeddingService/EmbedSparse',
+                request_serializer=hubwire_dot_v1_dot_embedding__pb2.EmbedSparseRequest.SerializeToString,
+                response_deserializer=hubwire_dot_v1_dot_embedding__pb2.EmbedSparseResponse.FromString,
+                _registered_method=True)
+        self.StreamEmbedSparse = channel.stream_stream(
+                '/hubwire.v1.EmbeddingService/StreamEmbedSparse',
+                request_serializer=hubwire_dot_v1_dot_embedding__pb2.StreamEmbedSparseRequest.SerializeToString,
+                response_deserializer=hubwire_dot_v1_dot_embedding__pb2.StreamEmbedSparseResponse.FromString,
+                _registered_method=True)
 
 
 class EmbeddingServiceServicer:
-    """EmbeddingService turns texts into vectors: one a text (Embed, StreamEmbed) or one a token (EmbedTokens).
+    """EmbeddingService turns texts into vectors: one a text (Embed, StreamEmbed), one a token (EmbedTokens), or a sparse one a text (EmbedSparse, StreamEmbedSparse).
     """
 
     def Embed(self, request, context):
@@ -81,6 +91,21 @@ class EmbeddingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EmbedSparse(self, request, context):
+        """EmbedSparse returns one sparse vector a text, with a weight for each entry of the vocabulary that the text is about (SPLADE): log(1 + relu(logit)), the
+        largest over the tokens. It takes a model with a masked-language-modelling head. It is all or nothing, as Embed is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamEmbedSparse(self, request_iterator, context):
+        """StreamEmbedSparse does so for a stream of any length with flat memory on both sides. Its rules are those of StreamEmbed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EmbeddingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -99,6 +124,16 @@ def add_EmbeddingServiceServicer_to_server(servicer, server):
                     request_deserializer=hubwire_dot_v1_dot_embedding__pb2.EmbedTokensRequest.FromString,
                     response_serializer=hubwire_dot_v1_dot_embedding__pb2.EmbedTokensResponse.SerializeToString,
             ),
+            'EmbedSparse': grpc.unary_unary_rpc_method_handler(
+                    servicer.EmbedSparse,
+                    request_deserializer=hubwire_dot_v1_dot_embedding__pb2.EmbedSparseRequest.FromString,
+                    response_serializer=hubwire_dot_v1_dot_embedding__pb2.EmbedSparseResponse.SerializeToString,
+            ),
+            'StreamEmbedSparse': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamEmbedSparse,
+                    request_deserializer=hubwire_dot_v1_dot_embedding__pb2.StreamEmbedSparseRequest.FromString,
+                    response_serializer=hubwire_dot_v1_dot_embedding__pb2.StreamEmbedSparseResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'hubwire.v1.EmbeddingService', rpc_method_handlers)
@@ -108,7 +143,7 @@ def add_EmbeddingServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EmbeddingService:
-    """EmbeddingService turns texts into vectors: one a text (Embed, StreamEmbed) or one a token (EmbedTokens).
+    """EmbeddingService turns texts into vectors: one a text (Embed, StreamEmbed), one a token (EmbedTokens), or a sparse one a text (EmbedSparse, StreamEmbedSparse).
     """
 
     @staticmethod
@@ -182,6 +217,60 @@ class EmbeddingService:
             '/hubwire.v1.EmbeddingService/EmbedTokens',
             hubwire_dot_v1_dot_embedding__pb2.EmbedTokensRequest.SerializeToString,
             hubwire_dot_v1_dot_embedding__pb2.EmbedTokensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EmbedSparse(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hubwire.v1.EmbeddingService/EmbedSparse',
+            hubwire_dot_v1_dot_embedding__pb2.EmbedSparseRequest.SerializeToString,
+            hubwire_dot_v1_dot_embedding__pb2.EmbedSparseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamEmbedSparse(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/hubwire.v1.EmbeddingService/StreamEmbedSparse',
+            hubwire_dot_v1_dot_embedding__pb2.StreamEmbedSparseRequest.SerializeToString,
+            hubwire_dot_v1_dot_embedding__pb2.StreamEmbedSparseResponse.FromString,
             options,
             channel_credentials,
             insecure,

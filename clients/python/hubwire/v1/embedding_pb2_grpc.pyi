@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EmbeddingServiceStub:
-    """EmbeddingService turns texts into vectors: one a text (Embed, StreamEmbed) or one a token (EmbedTokens)."""
+    """EmbeddingService turns texts into vectors: one a text (Embed, StreamEmbed), one a token (EmbedTokens), or a sparse one a text (EmbedSparse, StreamEmbedSparse)."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -45,10 +45,16 @@ class EmbeddingServiceStub:
     """
     EmbedTokens: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.EmbedTokensRequest, _embedding_pb2.EmbedTokensResponse]
     """EmbedTokens returns one vector a token, for late-interaction retrieval and for analysis, with the position of each token in its text."""
+    EmbedSparse: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.EmbedSparseRequest, _embedding_pb2.EmbedSparseResponse]
+    """EmbedSparse returns one sparse vector a text, with a weight for each entry of the vocabulary that the text is about (SPLADE): log(1 + relu(logit)), the
+    largest over the tokens. It takes a model with a masked-language-modelling head. It is all or nothing, as Embed is.
+    """
+    StreamEmbedSparse: _grpc.StreamStreamMultiCallable[_embedding_pb2.StreamEmbedSparseRequest, _embedding_pb2.StreamEmbedSparseResponse]
+    """StreamEmbedSparse does so for a stream of any length with flat memory on both sides. Its rules are those of StreamEmbed."""
 
 @_typing.type_check_only
 class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
-    """EmbeddingService turns texts into vectors: one a text (Embed, StreamEmbed) or one a token (EmbedTokens)."""
+    """EmbeddingService turns texts into vectors: one a text (Embed, StreamEmbed), one a token (EmbedTokens), or a sparse one a text (EmbedSparse, StreamEmbedSparse)."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Embed: _aio.UnaryUnaryMultiCallable[_embedding_pb2.EmbedRequest, _embedding_pb2.EmbedResponse]  # type: ignore[assignment]
@@ -63,9 +69,15 @@ class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
     """
     EmbedTokens: _aio.UnaryUnaryMultiCallable[_embedding_pb2.EmbedTokensRequest, _embedding_pb2.EmbedTokensResponse]  # type: ignore[assignment]
     """EmbedTokens returns one vector a token, for late-interaction retrieval and for analysis, with the position of each token in its text."""
+    EmbedSparse: _aio.UnaryUnaryMultiCallable[_embedding_pb2.EmbedSparseRequest, _embedding_pb2.EmbedSparseResponse]  # type: ignore[assignment]
+    """EmbedSparse returns one sparse vector a text, with a weight for each entry of the vocabulary that the text is about (SPLADE): log(1 + relu(logit)), the
+    largest over the tokens. It takes a model with a masked-language-modelling head. It is all or nothing, as Embed is.
+    """
+    StreamEmbedSparse: _aio.StreamStreamMultiCallable[_embedding_pb2.StreamEmbedSparseRequest, _embedding_pb2.StreamEmbedSparseResponse]  # type: ignore[assignment]
+    """StreamEmbedSparse does so for a stream of any length with flat memory on both sides. Its rules are those of StreamEmbed."""
 
 class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
-    """EmbeddingService turns texts into vectors: one a text (Embed, StreamEmbed) or one a token (EmbedTokens)."""
+    """EmbeddingService turns texts into vectors: one a text (Embed, StreamEmbed), one a token (EmbedTokens), or a sparse one a text (EmbedSparse, StreamEmbedSparse)."""
 
     @_abc_1.abstractmethod
     def Embed(
@@ -96,5 +108,23 @@ class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_embedding_pb2.EmbedTokensResponse, _abc.Awaitable[_embedding_pb2.EmbedTokensResponse]]:
         """EmbedTokens returns one vector a token, for late-interaction retrieval and for analysis, with the position of each token in its text."""
+
+    @_abc_1.abstractmethod
+    def EmbedSparse(
+        self,
+        request: _embedding_pb2.EmbedSparseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_embedding_pb2.EmbedSparseResponse, _abc.Awaitable[_embedding_pb2.EmbedSparseResponse]]:
+        """EmbedSparse returns one sparse vector a text, with a weight for each entry of the vocabulary that the text is about (SPLADE): log(1 + relu(logit)), the
+        largest over the tokens. It takes a model with a masked-language-modelling head. It is all or nothing, as Embed is.
+        """
+
+    @_abc_1.abstractmethod
+    def StreamEmbedSparse(
+        self,
+        request_iterator: _MaybeAsyncIterator[_embedding_pb2.StreamEmbedSparseRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_embedding_pb2.StreamEmbedSparseResponse], _abc.AsyncIterator[_embedding_pb2.StreamEmbedSparseResponse]]:
+        """StreamEmbedSparse does so for a stream of any length with flat memory on both sides. Its rules are those of StreamEmbed."""
 
 def add_EmbeddingServiceServicer_to_server(servicer: EmbeddingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -103,6 +103,24 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 26
     """ERROR_REASON_INTERNAL: INTERNAL, not retryable. A defect of the server. The message is fixed; the server's log has the rest under the id in metadata `error_id`."""
+    ERROR_REASON_COUNT_MISMATCH: _ErrorReason.ValueType  # 27
+    """ERROR_REASON_COUNT_MISMATCH: INVALID_ARGUMENT, not retryable. Two lists that belong together have different lengths; metadata holds `expected` and `count`."""
+    ERROR_REASON_VALUE_REPEATED: _ErrorReason.ValueType  # 28
+    """ERROR_REASON_VALUE_REPEATED: INVALID_ARGUMENT, not retryable. A list that names each thing once names one twice; metadata holds `value`."""
+    ERROR_REASON_LABEL_NOT_FOUND: _ErrorReason.ValueType  # 29
+    """ERROR_REASON_LABEL_NOT_FOUND: INVALID_ARGUMENT, not retryable. The model has no label of that name; metadata holds `available`."""
+    ERROR_REASON_MASK_NOT_FOUND: _ErrorReason.ValueType  # 30
+    """ERROR_REASON_MASK_NOT_FOUND: INVALID_ARGUMENT, not retryable. A text for FillMask holds no mask token; metadata holds `mask_token`."""
+    ERROR_REASON_TARGET_NOT_FOUND: _ErrorReason.ValueType  # 31
+    """ERROR_REASON_TARGET_NOT_FOUND: INVALID_ARGUMENT, not retryable. A target of FillMask is not one token of the model; metadata holds `value`."""
+    ERROR_REASON_PIPELINE_NOT_SUPPORTED: _ErrorReason.ValueType  # 32
+    """ERROR_REASON_PIPELINE_NOT_SUPPORTED: INVALID_ARGUMENT, not retryable. There is no such pipeline here, or the model serves another one; the message names what to
+    use instead.
+    """
+    ERROR_REASON_PIPELINE_INPUT_INVALID: _ErrorReason.ValueType  # 33
+    """ERROR_REASON_PIPELINE_INPUT_INVALID: INVALID_ARGUMENT, not retryable. The pipeline refuses an input or a parameter; the message says why."""
+    ERROR_REASON_MEDIA_INVALID: _ErrorReason.ValueType  # 34
+    """ERROR_REASON_MEDIA_INVALID: INVALID_ARGUMENT, not retryable. Bytes are not the image or the sound that they should be."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason lists every reason that a Hubwire server gives. Each value says: the gRPC code; whether the same call may succeed later; what to do."""
@@ -175,4 +193,22 @@ server, or wait.
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 26
 """ERROR_REASON_INTERNAL: INTERNAL, not retryable. A defect of the server. The message is fixed; the server's log has the rest under the id in metadata `error_id`."""
+ERROR_REASON_COUNT_MISMATCH: ErrorReason.ValueType  # 27
+"""ERROR_REASON_COUNT_MISMATCH: INVALID_ARGUMENT, not retryable. Two lists that belong together have different lengths; metadata holds `expected` and `count`."""
+ERROR_REASON_VALUE_REPEATED: ErrorReason.ValueType  # 28
+"""ERROR_REASON_VALUE_REPEATED: INVALID_ARGUMENT, not retryable. A list that names each thing once names one twice; metadata holds `value`."""
+ERROR_REASON_LABEL_NOT_FOUND: ErrorReason.ValueType  # 29
+"""ERROR_REASON_LABEL_NOT_FOUND: INVALID_ARGUMENT, not retryable. The model has no label of that name; metadata holds `available`."""
+ERROR_REASON_MASK_NOT_FOUND: ErrorReason.ValueType  # 30
+"""ERROR_REASON_MASK_NOT_FOUND: INVALID_ARGUMENT, not retryable. A text for FillMask holds no mask token; metadata holds `mask_token`."""
+ERROR_REASON_TARGET_NOT_FOUND: ErrorReason.ValueType  # 31
+"""ERROR_REASON_TARGET_NOT_FOUND: INVALID_ARGUMENT, not retryable. A target of FillMask is not one token of the model; metadata holds `value`."""
+ERROR_REASON_PIPELINE_NOT_SUPPORTED: ErrorReason.ValueType  # 32
+"""ERROR_REASON_PIPELINE_NOT_SUPPORTED: INVALID_ARGUMENT, not retryable. There is no such pipeline here, or the model serves another one; the message names what to
+use instead.
+"""
+ERROR_REASON_PIPELINE_INPUT_INVALID: ErrorReason.ValueType  # 33
+"""ERROR_REASON_PIPELINE_INPUT_INVALID: INVALID_ARGUMENT, not retryable. The pipeline refuses an input or a parameter; the message says why."""
+ERROR_REASON_MEDIA_INVALID: ErrorReason.ValueType  # 34
+"""ERROR_REASON_MEDIA_INVALID: INVALID_ARGUMENT, not retryable. Bytes are not the image or the sound that they should be."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -26,7 +26,7 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from hubwire.v1 import embedding_pb2 as hubwire_dot_v1_dot_embedding__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16hubwire/v1/model.proto\x12\nhubwire.v1\x1a\x17google/rpc/status.proto\x1a\x1ahubwire/v1/embedding.proto\"\xbf\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\x12\x1e\n\x04task\x18\x05 \x01(\x0e\x32\x10.hubwire.v1.Task\x12\x18\n\x10\x64\x65\x66\x61ult_for_task\x18\x06 \x01(\x08\x12%\n\x05state\x18\x07 \x01(\x0e\x32\x16.hubwire.v1.ModelState\x12!\n\x05\x65rror\x18\x08 \x01(\x0b\x32\x12.google.rpc.Status\x12\x14\n\x0c\x61rchitecture\x18\t \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\n \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x0b \x01(\t\x12\r\n\x05\x64type\x18\x0c \x01(\t\x12\x0e\n\x06packed\x18\r \x01(\x08\x12\x13\n\x0bpacked_note\x18\x0e \x01(\t\x12\x12\n\nmax_tokens\x18\x0f \x01(\r\x12\x31\n\tembedding\x18\x10 \x01(\x0b\x32\x1c.hubwire.v1.EmbeddingDetailsH\x00\x12\x30\n\ncandidates\x18\x11 \x03(\x0b\x32\x1c.hubwire.v1.BackendCandidateB\t\n\x07\x64\x65tails\"\x8a\x01\n\x10\x42\x61\x63kendCandidate\x12\x0f\n\x07\x62\x61\x63kend\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\x0e\n\x06\x63hosen\x18\x03 \x01(\x08\x12\x0e\n\x06\x63osine\x18\x04 \x01(\x01\x12\x13\n\x0bshort_nanos\x18\x05 \x01(\x04\x12\x13\n\x0bmixed_nanos\x18\x06 \x01(\x04\x12\x0c\n\x04note\x18\x07 \x01(\t\"\xe8\x01\n\x10\x45mbeddingDetails\x12\x12\n\ndimensions\x18\x01 \x01(\r\x12$\n\x07pooling\x18\x02 \x03(\x0e\x32\x13.hubwire.v1.Pooling\x12\x11\n\tnormalize\x18\x03 \x01(\x08\x12:\n\x07prompts\x18\x04 \x03(\x0b\x32).hubwire.v1.EmbeddingDetails.PromptsEntry\x12\x1b\n\x13\x64\x65\x66\x61ult_prompt_name\x18\x05 \x01(\t\x1a.\n\x0cPromptsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"P\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.hubwire.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"4\n\x10GetModelResponse\x12 \n\x05model\x18\x01 \x01(\x0b\x32\x11.hubwire.v1.Model\"b\n\x10LoadModelRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\x12\x1e\n\x04task\x18\x04 \x01(\x0e\x32\x10.hubwire.v1.Task\"\x96\x01\n\x11LoadModelResponse\x12%\n\x05state\x18\x01 \x01(\x0e\x32\x16.hubwire.v1.ModelState\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x12\n\ndone_bytes\x18\x03 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x04 \x01(\x04\x12 \n\x05model\x18\x05 \x01(\x0b\x32\x11.hubwire.v1.Model\"\"\n\x12UnloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13UnloadModelResponse*0\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\x12\n\x0eTASK_EMBEDDING\x10\x01*\xa9\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17MODEL_STATE_DOWNLOADING\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x15\n\x11MODEL_STATE_READY\x10\x03\x12\x19\n\x15MODEL_STATE_UNLOADING\x10\x04\x12\x16\n\x12MODEL_STATE_FAILED\x10\x05\x32\xc8\x02\n\x0cModelService\x12P\n\nListModels\x12\x1d.hubwire.v1.ListModelsRequest\x1a\x1e.hubwire.v1.ListModelsResponse\"\x03\x90\x02\x01\x12J\n\x08GetModel\x12\x1b.hubwire.v1.GetModelRequest\x1a\x1c.hubwire.v1.GetModelResponse\"\x03\x90\x02\x01\x12J\n\tLoadModel\x12\x1c.hubwire.v1.LoadModelRequest\x1a\x1d.hubwire.v1.LoadModelResponse0\x01\x12N\n\x0bUnloadModel\x12\x1e.hubwire.v1.UnloadModelRequest\x1a\x1f.hubwire.v1.UnloadModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16hubwire/v1/model.proto\x12\nhubwire.v1\x1a\x17google/rpc/status.proto\x1a\x1ahubwire/v1/embedding.proto\"\x97\x05\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\x12\x1e\n\x04task\x18\x05 \x01(\x0e\x32\x10.hubwire.v1.Task\x12\x18\n\x10\x64\x65\x66\x61ult_for_task\x18\x06 \x01(\x08\x12%\n\x05state\x18\x07 \x01(\x0e\x32\x16.hubwire.v1.ModelState\x12!\n\x05\x65rror\x18\x08 \x01(\x0b\x32\x12.google.rpc.Status\x12\x14\n\x0c\x61rchitecture\x18\t \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\n \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x0b \x01(\t\x12\r\n\x05\x64type\x18\x0c \x01(\t\x12\x0e\n\x06packed\x18\r \x01(\x08\x12\x13\n\x0bpacked_note\x18\x0e \x01(\t\x12\x12\n\nmax_tokens\x18\x0f \x01(\r\x12\x31\n\tembedding\x18\x10 \x01(\x0b\x32\x1c.hubwire.v1.EmbeddingDetailsH\x00\x12;\n\x0e\x63lassification\x18\x12 \x01(\x0b\x32!.hubwire.v1.ClassificationDetailsH\x00\x12G\n\x15masked_language_model\x18\x13 \x01(\x0b\x32&.hubwire.v1.MaskedLanguageModelDetailsH\x00\x12/\n\x08pipeline\x18\x14 \x01(\x0b\x32\x1b.hubwire.v1.PipelineDetailsH\x00\x12\x30\n\ncandidates\x18\x11 \x03(\x0b\x32\x1c.hubwire.v1.BackendCandidate\x12\x1f\n\x05tasks\x18\x15 \x03(\x0e\x32\x10.hubwire.v1.TaskB\t\n\x07\x64\x65tails\"\x8a\x01\n\x10\x42\x61\x63kendCandidate\x12\x0f\n\x07\x62\x61\x63kend\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\x0e\n\x06\x63hosen\x18\x03 \x01(\x08\x12\x0e\n\x06\x63osine\x18\x04 \x01(\x01\x12\x13\n\x0bshort_nanos\x18\x05 \x01(\x04\x12\x13\n\x0bmixed_nanos\x18\x06 \x01(\x04\x12\x0c\n\x04note\x18\x07 \x01(\t\"\xe8\x01\n\x10\x45mbeddingDetails\x12\x12\n\ndimensions\x18\x01 \x01(\r\x12$\n\x07pooling\x18\x02 \x03(\x0e\x32\x13.hubwire.v1.Pooling\x12\x11\n\tnormalize\x18\x03 \x01(\x08\x12:\n\x07prompts\x18\x04 \x03(\x0b\x32).hubwire.v1.EmbeddingDetails.PromptsEntry\x12\x1b\n\x13\x64\x65\x66\x61ult_prompt_name\x18\x05 \x01(\t\x1a.\n\x0cPromptsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"=\n\x15\x43lassificationDetails\x12\x0e\n\x06labels\x18\x01 \x03(\t\x12\x14\n\x0cproblem_type\x18\x02 \x01(\t\"I\n\x1aMaskedLanguageModelDetails\x12\x12\n\nmask_token\x18\x01 \x01(\t\x12\x17\n\x0fvocabulary_size\x18\x02 \x01(\r\"(\n\x0fPipelineDetails\x12\x15\n\rpipeline_task\x18\x01 \x01(\t\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"P\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.hubwire.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"4\n\x10GetModelResponse\x12 \n\x05model\x18\x01 \x01(\x0b\x32\x11.hubwire.v1.Model\"y\n\x10LoadModelRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\x12\x1e\n\x04task\x18\x04 \x01(\x0e\x32\x10.hubwire.v1.Task\x12\x15\n\rpipeline_task\x18\x05 \x01(\t\"\x96\x01\n\x11LoadModelResponse\x12%\n\x05state\x18\x01 \x01(\x0e\x32\x16.hubwire.v1.ModelState\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x12\n\ndone_bytes\x18\x03 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x04 \x01(\x04\x12 \n\x05model\x18\x05 \x01(\x0b\x32\x11.hubwire.v1.Model\"\"\n\x12UnloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13UnloadModelResponse*\x80\x02\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\x12\n\x0eTASK_EMBEDDING\x10\x01\x12\x19\n\x15TASK_SPARSE_EMBEDDING\x10\x02\x12\x1c\n\x18TASK_TEXT_CLASSIFICATION\x10\x03\x12!\n\x1dTASK_ZERO_SHOT_CLASSIFICATION\x10\x04\x12\x1d\n\x19TASK_TOKEN_CLASSIFICATION\x10\x05\x12\x1b\n\x17TASK_QUESTION_ANSWERING\x10\x06\x12\x12\n\x0eTASK_FILL_MASK\x10\x07\x12\x0f\n\x0bTASK_RERANK\x10\x08\x12\x11\n\rTASK_PIPELINE\x10\t*\xa9\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17MODEL_STATE_DOWNLOADING\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x15\n\x11MODEL_STATE_READY\x10\x03\x12\x19\n\x15MODEL_STATE_UNLOADING\x10\x04\x12\x16\n\x12MODEL_STATE_FAILED\x10\x05\x32\xc8\x02\n\x0cModelService\x12P\n\nListModels\x12\x1d.hubwire.v1.ListModelsRequest\x1a\x1e.hubwire.v1.ListModelsResponse\"\x03\x90\x02\x01\x12J\n\x08GetModel\x12\x1b.hubwire.v1.GetModelRequest\x1a\x1c.hubwire.v1.GetModelResponse\"\x03\x90\x02\x01\x12J\n\tLoadModel\x12\x1c.hubwire.v1.LoadModelRequest\x1a\x1d.hubwire.v1.LoadModelResponse0\x01\x12N\n\x0bUnloadModel\x12\x1e.hubwire.v1.UnloadModelRequest\x1a\x1f.hubwire.v1.UnloadModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,34 +39,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELSERVICE'].methods_by_name['ListModels']._serialized_options = b'\220\002\001'
   _globals['_MODELSERVICE'].methods_by_name['GetModel']._loaded_options = None
   _globals['_MODELSERVICE'].methods_by_name['GetModel']._serialized_options = b'\220\002\001'
-  _globals['_TASK']._serialized_start=1458
-  _globals['_TASK']._serialized_end=1506
-  _globals['_MODELSTATE']._serialized_start=1509
-  _globals['_MODELSTATE']._serialized_end=1678
+  _globals['_TASK']._serialized_start=1878
+  _globals['_TASK']._serialized_end=2134
+  _globals['_MODELSTATE']._serialized_start=2137
+  _globals['_MODELSTATE']._serialized_end=2306
   _globals['_MODEL']._serialized_start=92
-  _globals['_MODEL']._serialized_end=539
-  _globals['_BACKENDCANDIDATE']._serialized_start=542
-  _globals['_BACKENDCANDIDATE']._serialized_end=680
-  _globals['_EMBEDDINGDETAILS']._serialized_start=683
-  _globals['_EMBEDDINGDETAILS']._serialized_end=915
-  _globals['_EMBEDDINGDETAILS_PROMPTSENTRY']._serialized_start=869
-  _globals['_EMBEDDINGDETAILS_PROMPTSENTRY']._serialized_end=915
-  _globals['_LISTMODELSREQUEST']._serialized_start=917
-  _globals['_LISTMODELSREQUEST']._serialized_end=975
-  _globals['_LISTMODELSRESPONSE']._serialized_start=977
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1057
-  _globals['_GETMODELREQUEST']._serialized_start=1059
-  _globals['_GETMODELREQUEST']._serialized_end=1090
-  _globals['_GETMODELRESPONSE']._serialized_start=1092
-  _globals['_GETMODELRESPONSE']._serialized_end=1144
-  _globals['_LOADMODELREQUEST']._serialized_start=1146
-  _globals['_LOADMODELREQUEST']._serialized_end=1244
-  _globals['_LOADMODELRESPONSE']._serialized_start=1247
-  _globals['_LOADMODELRESPONSE']._serialized_end=1397
-  _globals['_UNLOADMODELREQUEST']._serialized_start=1399
-  _globals['_UNLOADMODELREQUEST']._serialized_end=1433
-  _globals['_UNLOADMODELRESPONSE']._serialized_start=1435
-  _globals['_UNLOADMODELRESPONSE']._serialized_end=1456
-  _globals['_MODELSERVICE']._serialized_start=1681
-  _globals['_MODELSERVICE']._serialized_end=2009
+  _globals['_MODEL']._serialized_end=755
+  _globals['_BACKENDCANDIDATE']._serialized_start=758
+  _globals['_BACKENDCANDIDATE']._serialized_end=896
+  _globals['_EMBEDDINGDETAILS']._serialized_start=899
+  _globals['_EMBEDDINGDETAILS']._serialized_end=1131
+  _globals['_EMBEDDINGDETAILS_PROMPTSENTRY']._serialized_start=1085
+  _globals['_EMBEDDINGDETAILS_PROMPTSENTRY']._serialized_end=1131
+  _globals['_CLASSIFICATIONDETAILS']._serialized_start=1133
+  _globals['_CLASSIFICATIONDETAILS']._serialized_end=1194
+  _globals['_MASKEDLANGUAGEMODELDETAILS']._serialized_start=1196
+  _globals['_MASKEDLANGUAGEMODELDETAILS']._serialized_end=1269
+  _globals['_PIPELINEDETAILS']._serialized_start=1271
+  _globals['_PIPELINEDETAILS']._serialized_end=1311
+  _globals['_LISTMODELSREQUEST']._serialized_start=1313
+  _globals['_LISTMODELSREQUEST']._serialized_end=1371
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1373
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1453
+  _globals['_GETMODELREQUEST']._serialized_start=1455
+  _globals['_GETMODELREQUEST']._serialized_end=1486
+  _globals['_GETMODELRESPONSE']._serialized_start=1488
+  _globals['_GETMODELRESPONSE']._serialized_end=1540
+  _globals['_LOADMODELREQUEST']._serialized_start=1542
+  _globals['_LOADMODELREQUEST']._serialized_end=1663
+  _globals['_LOADMODELRESPONSE']._serialized_start=1666
+  _globals['_LOADMODELRESPONSE']._serialized_end=1816
+  _globals['_UNLOADMODELREQUEST']._serialized_start=1818
+  _globals['_UNLOADMODELREQUEST']._serialized_end=1852
+  _globals['_UNLOADMODELRESPONSE']._serialized_start=1854
+  _globals['_UNLOADMODELRESPONSE']._serialized_end=1875
+  _globals['_MODELSERVICE']._serialized_start=2309
+  _globals['_MODELSERVICE']._serialized_end=2637
 # @@protoc_insertion_point(module_scope)

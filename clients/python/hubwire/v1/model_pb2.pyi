@@ -31,6 +31,22 @@ class _TaskEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Task.ValueType],
     """TASK_UNSPECIFIED means the task that the checkpoint was made for."""
     TASK_EMBEDDING: _Task.ValueType  # 1
     """TASK_EMBEDDING is served by EmbeddingService."""
+    TASK_SPARSE_EMBEDDING: _Task.ValueType  # 2
+    """TASK_SPARSE_EMBEDDING is served by EmbeddingService.EmbedSparse, and by FillMaskService."""
+    TASK_TEXT_CLASSIFICATION: _Task.ValueType  # 3
+    """TASK_TEXT_CLASSIFICATION is served by TextClassificationService."""
+    TASK_ZERO_SHOT_CLASSIFICATION: _Task.ValueType  # 4
+    """TASK_ZERO_SHOT_CLASSIFICATION is served by TextClassificationService.ClassifyZeroShot: a text classification model with a label for entailment."""
+    TASK_TOKEN_CLASSIFICATION: _Task.ValueType  # 5
+    """TASK_TOKEN_CLASSIFICATION is served by TokenClassificationService."""
+    TASK_QUESTION_ANSWERING: _Task.ValueType  # 6
+    """TASK_QUESTION_ANSWERING is served by QuestionAnsweringService."""
+    TASK_FILL_MASK: _Task.ValueType  # 7
+    """TASK_FILL_MASK is served by FillMaskService, and by EmbeddingService.EmbedSparse."""
+    TASK_RERANK: _Task.ValueType  # 8
+    """TASK_RERANK is served by RerankService: a text classification model with one or two labels."""
+    TASK_PIPELINE: _Task.ValueType  # 9
+    """TASK_PIPELINE is served by PipelineService."""
 
 class Task(_Task, metaclass=_TaskEnumTypeWrapper):
     """Task is what a model is served for."""
@@ -39,6 +55,22 @@ TASK_UNSPECIFIED: Task.ValueType  # 0
 """TASK_UNSPECIFIED means the task that the checkpoint was made for."""
 TASK_EMBEDDING: Task.ValueType  # 1
 """TASK_EMBEDDING is served by EmbeddingService."""
+TASK_SPARSE_EMBEDDING: Task.ValueType  # 2
+"""TASK_SPARSE_EMBEDDING is served by EmbeddingService.EmbedSparse, and by FillMaskService."""
+TASK_TEXT_CLASSIFICATION: Task.ValueType  # 3
+"""TASK_TEXT_CLASSIFICATION is served by TextClassificationService."""
+TASK_ZERO_SHOT_CLASSIFICATION: Task.ValueType  # 4
+"""TASK_ZERO_SHOT_CLASSIFICATION is served by TextClassificationService.ClassifyZeroShot: a text classification model with a label for entailment."""
+TASK_TOKEN_CLASSIFICATION: Task.ValueType  # 5
+"""TASK_TOKEN_CLASSIFICATION is served by TokenClassificationService."""
+TASK_QUESTION_ANSWERING: Task.ValueType  # 6
+"""TASK_QUESTION_ANSWERING is served by QuestionAnsweringService."""
+TASK_FILL_MASK: Task.ValueType  # 7
+"""TASK_FILL_MASK is served by FillMaskService, and by EmbeddingService.EmbedSparse."""
+TASK_RERANK: Task.ValueType  # 8
+"""TASK_RERANK is served by RerankService: a text classification model with one or two labels."""
+TASK_PIPELINE: Task.ValueType  # 9
+"""TASK_PIPELINE is served by PipelineService."""
 Global___Task: _TypeAlias = Task  # noqa: Y015
 
 class _ModelState:
@@ -99,7 +131,11 @@ class Model(_message.Message):
     PACKED_NOTE_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     EMBEDDING_FIELD_NUMBER: _builtins.int
+    CLASSIFICATION_FIELD_NUMBER: _builtins.int
+    MASKED_LANGUAGE_MODEL_FIELD_NUMBER: _builtins.int
+    PIPELINE_FIELD_NUMBER: _builtins.int
     CANDIDATES_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """name is the name by which requests choose the model."""
     source: _builtins.str
@@ -142,10 +178,26 @@ class Model(_message.Message):
         """embedding is there for TASK_EMBEDDING."""
 
     @_builtins.property
+    def classification(self) -> Global___ClassificationDetails:
+        """classification is there for text, zero-shot and token classification and for reranking."""
+
+    @_builtins.property
+    def masked_language_model(self) -> Global___MaskedLanguageModelDetails:
+        """masked_language_model is there for TASK_FILL_MASK and TASK_SPARSE_EMBEDDING."""
+
+    @_builtins.property
+    def pipeline(self) -> Global___PipelineDetails:
+        """pipeline is there for TASK_PIPELINE."""
+
+    @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___BackendCandidate]:
         """candidates is how backend and dtype were chosen: every way in which the model could run, with what was measured of it at load. Empty where there was
         nothing to choose, as on a GPU.
         """
+
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedScalarFieldContainer[Global___Task.ValueType]:
+        """tasks is everything that the model serves: task first, then what else its head can do. A text classification model with two labels also reranks."""
 
     def __init__(
         self,
@@ -166,13 +218,17 @@ class Model(_message.Message):
         packed_note: _builtins.str = ...,
         max_tokens: _builtins.int = ...,
         embedding: Global___EmbeddingDetails | None = ...,
+        classification: Global___ClassificationDetails | None = ...,
+        masked_language_model: Global___MaskedLanguageModelDetails | None = ...,
+        pipeline: Global___PipelineDetails | None = ...,
         candidates: _abc.Iterable[Global___BackendCandidate] | None = ...,
+        tasks: _abc.Iterable[Global___Task.ValueType] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["details", b"details", "embedding", b"embedding", "error", b"error"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["classification", b"classification", "details", b"details", "embedding", b"embedding", "error", b"error", "masked_language_model", b"masked_language_model", "pipeline", b"pipeline"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "backend", b"backend", "candidates", b"candidates", "default_for_task", b"default_for_task", "details", b"details", "device", b"device", "dtype", b"dtype", "embedding", b"embedding", "error", b"error", "fingerprint", b"fingerprint", "max_tokens", b"max_tokens", "name", b"name", "packed", b"packed", "packed_note", b"packed_note", "revision", b"revision", "source", b"source", "state", b"state", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "backend", b"backend", "candidates", b"candidates", "classification", b"classification", "default_for_task", b"default_for_task", "details", b"details", "device", b"device", "dtype", b"dtype", "embedding", b"embedding", "error", b"error", "fingerprint", b"fingerprint", "masked_language_model", b"masked_language_model", "max_tokens", b"max_tokens", "name", b"name", "packed", b"packed", "packed_note", b"packed_note", "pipeline", b"pipeline", "revision", b"revision", "source", b"source", "state", b"state", "task", b"task", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_details: _TypeAlias = _typing.Literal["embedding"]  # noqa: Y015
+    _WhichOneofReturnType_details: _TypeAlias = _typing.Literal["embedding", "classification", "masked_language_model", "pipeline"]  # noqa: Y015
     _WhichOneofArgType_details: _TypeAlias = _typing.Literal["details", b"details"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_details) -> _WhichOneofReturnType_details | None: ...
 
@@ -289,6 +345,84 @@ class EmbeddingDetails(_message.Message):
 Global___EmbeddingDetails: _TypeAlias = EmbeddingDetails  # noqa: Y015
 
 @_typing.final
+class ClassificationDetails(_message.Message):
+    """ClassificationDetails describes a model with a classification head."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LABELS_FIELD_NUMBER: _builtins.int
+    PROBLEM_TYPE_FIELD_NUMBER: _builtins.int
+    problem_type: _builtins.str
+    """problem_type is the problem_type of the model's configuration in transformers: "single_label_classification", "multi_label_classification", "regression", or
+    empty where it has none.
+    """
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """labels is the names of the labels, in the order of the head's outputs."""
+
+    def __init__(
+        self,
+        *,
+        labels: _abc.Iterable[_builtins.str] | None = ...,
+        problem_type: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "problem_type", b"problem_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassificationDetails: _TypeAlias = ClassificationDetails  # noqa: Y015
+
+@_typing.final
+class MaskedLanguageModelDetails(_message.Message):
+    """MaskedLanguageModelDetails describes a masked language model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MASK_TOKEN_FIELD_NUMBER: _builtins.int
+    VOCABULARY_SIZE_FIELD_NUMBER: _builtins.int
+    mask_token: _builtins.str
+    """mask_token is the text that marks a gap, for example "[MASK]"."""
+    vocabulary_size: _builtins.int
+    """vocabulary_size is the number of tokens that can stand in a gap, and the dimensions of a sparse vector."""
+    def __init__(
+        self,
+        *,
+        mask_token: _builtins.str = ...,
+        vocabulary_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mask_token", b"mask_token", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MaskedLanguageModelDetails: _TypeAlias = MaskedLanguageModelDetails  # noqa: Y015
+
+@_typing.final
+class PipelineDetails(_message.Message):
+    """PipelineDetails describes a model that a pipeline of transformers runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PIPELINE_TASK_FIELD_NUMBER: _builtins.int
+    pipeline_task: _builtins.str
+    """pipeline_task is the name of the pipeline in transformers, for example "image-classification"."""
+    def __init__(
+        self,
+        *,
+        pipeline_task: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pipeline_task", b"pipeline_task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PipelineDetails: _TypeAlias = PipelineDetails  # noqa: Y015
+
+@_typing.final
 class ListModelsRequest(_message.Message):
     """ListModelsRequest asks for models, page by page (AIP-158)."""
 
@@ -400,6 +534,7 @@ class LoadModelRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
+    PIPELINE_TASK_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """source is a hub id ("sentence-transformers/all-MiniLM-L6-v2"), a folder on the server, or "package:NAME/FOLDER" for a folder inside an installed
     Python package. Required. A path begins with "/", "." or "~"; what else names a folder in the server's working directory means that folder.
@@ -411,7 +546,13 @@ class LoadModelRequest(_message.Message):
     revision: _builtins.str
     """revision is a branch, tag or commit of a hub repository. Optional, default its main branch."""
     task: Global___Task.ValueType
-    """task is what to serve it for. Optional, default what the checkpoint was made for."""
+    """task is what to serve it for. Optional, default what the checkpoint was made for. A checkpoint without the head that the task needs returns a
+    `FAILED_PRECONDITION` error with the reason MODEL_NOT_SUPPORTED.
+    """
+    pipeline_task: _builtins.str
+    """pipeline_task is the pipeline of transformers that TASK_PIPELINE runs, for example "image-classification" (ListPipelines names them). Optional: with it, task
+    may stay unset; without it, the checkpoint decides.
+    """
     def __init__(
         self,
         *,
@@ -419,10 +560,11 @@ class LoadModelRequest(_message.Message):
         name: _builtins.str = ...,
         revision: _builtins.str = ...,
         task: Global___Task.ValueType = ...,
+        pipeline_task: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "revision", b"revision", "source", b"source", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "pipeline_task", b"pipeline_task", "revision", b"revision", "source", b"source", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
