@@ -95,7 +95,8 @@ class RaggedBatch:
     special_tokens_mask: NDArray[np.bool_] | None
     """True for tokens that the tokenizer added, shape (T,). None unless spans are asked for."""
     sequence_ids: NDArray[np.int8] | None
-    """Which text of a pair each token is of, shape (T,): 0 the first, 1 the second, -1 for special tokens. None unless spans are asked for."""
+    """Which text of a pair each token is of, shape (T,): 0 the first, 1 the second, -1 for special tokens. None unless spans are asked
+    for."""
     word_ids: NDArray[np.int32] | None
     """The word of its text that each token is of, as the tokenizer splits words (or as encode_words was given them), shape (T,); -1 for
     special tokens. None unless spans are asked for."""
@@ -127,12 +128,12 @@ class Tokenizer:
 
         max_tokens cuts what is longer, special tokens included; None cuts nothing. truncation says which text of a pair loses tokens, as in
         transformers; it means nothing without pairs.
-        stride makes windows instead of cutting: what is over max_tokens goes on in further rows, each of which repeats `stride` tokens of the
-        row before it, special tokens, and the text of a pair that is not cut. These are the rows, in the order, of
-        `tokenizer(..., stride=stride, return_overflowing_tokens=True)` in transformers. Without max_tokens it does nothing.
-        threads bounds the threads that share the texts; fewer are used where the texts are few or short.
-        Raises NativeError: "out_of_range" where max_tokens leaves no room beside the special tokens or no more than the stride, and with the
-        index of a pair where it leaves none beside the text that must not be cut; "shape_mismatch" where pairs has another length than
+        stride makes windows instead of cutting: what is over max_tokens goes on in further rows, each of which repeats `stride` tokens of
+        the row before it, special tokens, and the text of a pair that is not cut. These are the rows, in the order, of `tokenizer(...,
+        stride=stride, return_overflowing_tokens=True)` in transformers. Without max_tokens it does nothing. threads bounds the threads that
+        share the texts; fewer are used where the texts are few or short.
+        Raises NativeError: "out_of_range" where max_tokens leaves no room beside the special tokens or no more than the stride, and with
+        the index of a pair where it leaves none beside the text that must not be cut; "shape_mismatch" where pairs has another length than
         texts; "invalid_argument" and "tokenization_failed" with the index of a text.
         """
 
@@ -318,12 +319,12 @@ def aggregate_entities(
 ) -> Entities:
     """Groups the labels of tokens into entities, as the token-classification pipeline of transformers does.
 
-    scores, shape (T, L), are the probabilities of L labels for each token; offsets, shape (n + 1,), the rows. kept, shape (T,), is False for
-    special tokens. is_subword, shape (T,), is True where a token continues the word of the token before it. Of each label, shape (L,), tags
-    says which labels are of one tag ("B-PER", "I-PER" and "PER" have one number), and begins whether it begins an entity ("B-PER").
+    scores, shape (T, L), are the probabilities of L labels for each token; offsets, shape (n + 1,), the rows. kept, shape (T,), is False
+    for special tokens. is_subword, shape (T,), is True where a token continues the word of the token before it. Of each label, shape (L,),
+    tags says which labels are of one tag ("B-PER", "I-PER" and "PER" have one number), and begins whether it begins an entity ("B-PER").
     "none" gives one entity a kept token. "simple" joins neighbouring tokens of one tag. The others do so with whole words, to which they
-    give the label of the first token ("first"), of the mean of their scores ("average"), or of the token with the highest score ("max").
-    No label is ignored here. Raises NativeError: "shape_mismatch"; "offsets_out_of_order"; "out_of_range" where there are tokens but no
+    give the label of the first token ("first"), of the mean of their scores ("average"), or of the token with the highest score ("max"). No
+    label is ignored here. Raises NativeError: "shape_mismatch"; "offsets_out_of_order"; "out_of_range" where there are tokens but no
     labels; "not_finite" with the row where a score of a kept token is NaN or infinite.
     """
 
@@ -355,21 +356,21 @@ def best_answers(
 ) -> Answers:
     """The most probable spans of tokens for each source (a question and its context), out of all its windows together.
 
-    start and end, shape (T,), are the logits; offsets, shape (w + 1,), the windows. sources, shape (w,), says which source each window is of:
-    from 0, rising by at most 1 from window to window. allowed, shape (T,), is True for the tokens of which answers are made, and null, shape
-    (w,), the position in the flat arrays of the token that stands for "no answer" in each window, -1 where none does.
-    P is the softmax over all allowed tokens of all windows of a source and their null tokens. A span has the score P(start) * P(end); it
-    begins and ends at allowed tokens of one window and has at most max_answer_tokens tokens. The null score of a source is the lowest
-    P(start) * P(end) of its null tokens.
+    start and end, shape (T,), are the logits; offsets, shape (w + 1,), the windows. sources, shape (w,), says which source each window is
+    of: from 0, rising by at most 1 from window to window. allowed, shape (T,), is True for the tokens of which answers are made, and null,
+    shape (w,), the position in the flat arrays of the token that stands for "no answer" in each window, -1 where none does. P is the
+    softmax over all allowed tokens of all windows of a source and their null tokens. A span has the score P(start) * P(end); it begins and
+    ends at allowed tokens of one window and has at most max_answer_tokens tokens. The null score of a source is the lowest P(start) *
+    P(end) of its null tokens.
     Returns up to 4 * k spans a source, best first, equal ones in the order of the text: where windows overlap a span comes once for each of
     them, which the caller, who knows the characters, takes out.
-    Raises NativeError: "shape_mismatch"; "offsets_out_of_order"; "out_of_range" where max_answer_tokens is 0, with the window where its source
-    is not in order or its null token not inside it; "not_finite" with the window where a logit that is read is NaN or infinite.
+    Raises NativeError: "shape_mismatch"; "offsets_out_of_order"; "out_of_range" where max_answer_tokens is 0, with the window where its
+    source is not in order or its null token not inside it; "not_finite" with the window where a logit that is read is NaN or infinite.
     """
 
 def sparse_rows(maxima: NDArray[np.float32], *, threads: int = 1) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int64]]:
-    """The entries above 0 of each row of maxima, shape (n, v), as log(1 + value): the sparse vectors of SPLADE, from the highest logit of each
-    vocabulary entry.
+    """The entries above 0 of each row of maxima, shape (n, v), as log(1 + value): the sparse vectors of SPLADE, from the highest logit of
+    each vocabulary entry.
 
     Returns the columns (nnz,), rising within a row, their values (nnz,), and the offsets of the rows (n + 1,).
     Raises NativeError "not_finite" with the row where it holds NaN or infinity.
