@@ -1,12 +1,13 @@
 """The contract between the worker and an engine that runs models.
 
-A backend turns a ragged batch of token ids into the last hidden states of those tokens, on the host. Everything around that (tokenization
-in the front, pooling and the modules after it in the worker) is the same for every backend. Nothing here imports an engine.
+A backend turns a ragged batch of token ids into what one head of a model makes of them, on the host. Everything around that (tokenization
+in the front, pooling and decoding in the worker) is the same for every backend. Nothing here imports an engine.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +16,33 @@ from numpy.typing import NDArray
 
 NO_LIMIT = 1 << 20
 """The max_tokens of a model that reads texts of any length, such as one with relative positions."""
+
+
+class RowKind(StrEnum):
+    """What a row of a backend's output belongs to."""
+
+    TEXT = "text"
+    TOKEN = "token"
+
+
+class Head(StrEnum):
+    """The part of a model that gives the output. The values stand in names of files."""
+
+    BODY = "body"
+    """The last hidden states: (T, hidden_size)."""
+    SEQUENCE_CLASSIFICATION = "sequence_classification"
+    """A score for each label of each text: (n, labels)."""
+    TOKEN_CLASSIFICATION = "token_classification"
+    """A score for each label of each token: (T, labels)."""
+    QUESTION_ANSWERING = "question_answering"
+    """How well an answer begins and ends at each token: (T, 2), the start logit and the end logit."""
+    MASKED_LM = "masked_lm"
+    """A score for each token of the vocabulary in the place of each token: (T, vocabulary)."""
+
+    @property
+    def row_kind(self) -> RowKind:
+        """What a row of this head's output belongs to."""
+        return RowKind.TEXT if self is Head.SEQUENCE_CLASSIFICATION else RowKind.TOKEN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,13 +96,20 @@ class BackendDescription:
     architecture: str
     device: str
     dtype: str
-    hidden_size: int
+    head: Head
+    row_size: int
+    """The number of values in a row of the output."""
     max_tokens: int
     """The longest text that the model itself reads, special tokens included, or NO_LIMIT."""
     packed: bool
     """Whether texts are computed without padding."""
     packed_note: str
     """How the check of packing at load came out, for people. Empty for a backend that always pads."""
+
+    @property
+    def hidden_size(self) -> int:
+        """row_size, for those who only know bodies."""
+        return self.row_size
 
 
 class Backend(Protocol):
@@ -85,9 +120,12 @@ class Backend(Protocol):
         """What was loaded."""
         ...
 
-    def forward(self, batch: RaggedBatch) -> tuple[NDArray[Any], str]:
-        """The last hidden states of all tokens, shape (T, hidden_size), C-contiguous on the host, and their dtype: "float32", "float16" or
-        "bfloat16" (as uint16 bits). The array is only valid until the next call."""
+    def forward(self, batch: RaggedBatch, rows: NDArray[np.int64] | None = None) -> tuple[NDArray[Any], str]:
+        """The output of the head (Head), C-contiguous on the host, and its dtype: "float32", "float16" or "bfloat16" (as uint16 bits). The
+        array is only valid until the next call.
+
+        rows, shape (m,), are places of tokens in the batch, ascending. With them only those tokens go through the head, and the output has
+        shape (m, row_size). They are not for a head that gives a row a text."""
         ...
 
     def close(self) -> None:

@@ -192,7 +192,7 @@ class Chooser:
     def _compare(self, ways: list[_Way], reference: TorchBackend) -> None:
         """Writes down how close the vectors of each way are to those of torch in float32, and refuses those that are not close enough."""
         check = reference.random_texts(MIXED_LENGTHS)
-        size = reference.description.hidden_size
+        size = reference.description.row_size
         expected: NDArray[np.float32] | None = None
         head = EmbeddingHead.from_sentence_folder(self._folder, hidden_size=size, allow_pickle=self._options.allow_pickle)
         for way in ways:

@@ -81,7 +81,7 @@ def _loaded(
     identity: str,
     candidates: tuple[Candidate, ...],
 ) -> LoadedEmbeddingModel:
-    head = EmbeddingHead.from_sentence_folder(folder, hidden_size=backend.description.hidden_size, allow_pickle=options.allow_pickle)
+    head = EmbeddingHead.from_sentence_folder(folder, hidden_size=backend.description.row_size, allow_pickle=options.allow_pickle)
     if folder.is_plain and tokenizer.has_chat_template:
         raise HubwireError(Reason.MODEL_NOT_SUPPORTED, "sentence-transformers reads the texts of this model through its chat template")
     limit = min(head.max_seq_length or tokenizer.model_max_length, backend.description.max_tokens)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hubwire_server.backends.base import BackendDescription, RaggedBatch
+from hubwire_server.backends.base import BackendDescription, Head, RaggedBatch
 from hubwire_server.backends.onnx.info import OnnxInfo
 from hubwire_server.backends.onnx.microbatches import TokenOrder, cut
 from hubwire_server.backends.onnx.session import SessionOptions, cores, open_session, run_options
@@ -56,24 +56,29 @@ class OnnxBackend:
             architecture=info.architecture,
             device="cpu",
             dtype=info.dtype,
-            hidden_size=info.hidden_size,
+            head=Head.BODY,
+            row_size=info.hidden_size,
             max_tokens=info.max_tokens,
             packed=False,
             packed_note="",
         )
 
-    def forward(self, batch: RaggedBatch) -> tuple[NDArray[Any], str]:
+    def forward(self, batch: RaggedBatch, rows: NDArray[np.int64] | None = None) -> tuple[NDArray[Any], str]:
         """The last hidden states of all tokens (base.py), always in float32. A micro-batch that does not fit into memory is halved, down to
         single texts.
 
         Raises HubwireError: OVERLOADED where a single text does not fit, or the hidden states of all do not, INTERNAL where a token has no
         embedding.
         """
+        hidden = self._forward(batch)
+        return hidden if rows is None else hidden[rows], "float32"
+
+    def _forward(self, batch: RaggedBatch) -> NDArray[np.float32]:
         self._check_vocabulary(batch)
         if not len(batch.ids):
-            return np.empty((0, self._info.hidden_size), np.float32), "float32"
+            return np.empty((0, self._info.hidden_size), np.float32)
         if len(batch.offsets) == 2:  # one text: nothing to sort, to fill up or to put back
-            return self._run_halving(batch.ids, batch.type_ids, np.array([len(batch.ids)]))[0], "float32"
+            return self._run_halving(batch.ids, batch.type_ids, np.array([len(batch.ids)]))[0]
         order = TokenOrder.by_length(batch.offsets)
         ids, type_ids = order.sort(batch.ids), order.sort(batch.type_ids)
         parts = []
@@ -83,7 +88,7 @@ class OnnxBackend:
             start, stop = stop, stop + int(lengths.sum())
             parts += self._run_halving(ids[start:stop], type_ids[start:stop], lengths)
         try:
-            return order.restore(parts[0] if len(parts) == 1 else np.concatenate(parts)), "float32"
+            return order.restore(parts[0] if len(parts) == 1 else np.concatenate(parts))
         except MemoryError as error:
             raise _too_little_memory(f"a batch of {len(ids)} tokens") from error
 

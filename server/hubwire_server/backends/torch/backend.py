@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hubwire_server.backends.base import BackendDescription, LoadOptions, RaggedBatch
+from hubwire_server.backends.base import BackendDescription, Head, LoadOptions, RaggedBatch
 from hubwire_server.backends.torch.check import choose_encoder, random_texts
 from hubwire_server.backends.torch.devices import resolve_device, resolve_dtype
 from hubwire_server.backends.torch.model import load_body, max_tokens, own_weights
@@ -57,13 +57,14 @@ class TorchBackend:
             architecture=type(body).__name__,
             device=str(body.device),
             dtype=str(body.dtype).removeprefix("torch."),
-            hidden_size=choice.hidden_size,
+            head=Head.BODY,
+            row_size=choice.hidden_size,
             max_tokens=limit,
             packed=choice.packed,
             packed_note=choice.note,
         )
 
-    def forward(self, batch: RaggedBatch) -> tuple[NDArray[Any], str]:
+    def forward(self, batch: RaggedBatch, rows: NDArray[np.int64] | None = None) -> tuple[NDArray[Any], str]:
         """The last hidden states of all tokens (base.py). A batch that does not fit into the device's memory is halved, down to single
         texts.
 
@@ -71,13 +72,13 @@ class TorchBackend:
         """
         self._check_vocabulary(batch)
         if not len(batch.ids):
-            return self._to_host(torch.empty(0, self.description.hidden_size, dtype=self._host.dtype)), self.description.dtype
+            return self._to_host(torch.empty(0, self.description.row_size, dtype=self._host.dtype)), self.description.dtype
         with torch.inference_mode():
-            rows = list(_rows(batch, self._encoder.max_row_tokens))
+            batches = list(_rows(batch, self._encoder.max_row_tokens))
             # Copied where there are several, since each may come back in the one host buffer.
-            parts = [part if len(rows) == 1 else part.copy() for row in rows for part in self._forward_halving(row)]
+            parts = [part if len(batches) == 1 else part.copy() for each in batches for part in self._forward_halving(each)]
         hidden = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return hidden, self.description.dtype
+        return hidden if rows is None else hidden[rows], self.description.dtype
 
     def random_texts(self, lengths: Sequence[int]) -> RaggedBatch:
         """Texts of random tokens of these lengths, as the check at load uses them (check.py)."""
