@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import signal
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,13 +22,15 @@ from hubwire_server.services import embedding, health, model, reflection
 from hubwire_server.settings import Settings
 from hubwire_server.tasks.embedding import EmbeddingTask
 from hubwire_server.tasks.model import LoadPolicy, LoadRequest, ModelTask
+from hubwire_server.tasks.text_task import TextTask
 from hubwire_server.tasks.texts import TextLimits, Texts
 from hubwire_server.workers.dispatcher import Dispatcher
 from hubwire_server.workers.supervisor import WorkerOptions
 
 log = logging.getLogger("hubwire")
 
-TASK_SERVICES = {embedding.NAME: Task.EMBEDDING}
+TASK_SERVICES: Mapping[str, Sequence[Task]] = {embedding.NAME: (Task.EMBEDDING, Task.SPARSE_EMBEDDING)}
+"""The services that need a model, and the tasks any of which is enough for them."""
 OTHER_SERVICES = (model.NAME,)
 LAST_ANSWERS_SECONDS = 1.0
 """How long the last statuses may take to be written, before what is still open is cancelled."""
@@ -43,8 +46,7 @@ class AddressError(Exception):
 @dataclass(frozen=True, slots=True)
 class _Parts:
     dispatcher: Dispatcher
-    texts: Texts
-    embedding: EmbeddingTask
+    texts: TextTask
     models: ModelTask
     health: health.HealthService
     server: grpc.aio.Server
@@ -101,13 +103,13 @@ class App:
         await asyncio.wait([stopping, answered], timeout=grace, return_when=asyncio.FIRST_COMPLETED)
         answered.cancel()
         parts.dispatcher.close(shutting_down)
-        parts.embedding.close(shutting_down())
+        parts.texts.close(shutting_down())
         await parts.models.close(shutting_down())
         # What is still open now has nothing more to say: watchers of health, and callers that do not read.
         await parts.server.stop(LAST_ANSWERS_SECONDS)
         await asyncio.gather(stopping, answered, return_exceptions=True)
         await parts.dispatcher.worker.stop()
-        parts.texts.close()
+        parts.texts.texts.close()
         self.registry.on_change = lambda: None
 
     async def _answered(self) -> None:
@@ -141,8 +143,7 @@ class App:
         limits = TextLimits(
             max_texts=settings.max_texts, max_text_bytes=settings.max_text_bytes, max_request_bytes=settings.max_message_bytes
         )
-        texts = Texts(limits, threads=settings.worker_threads)
-        embedding_task = EmbeddingTask(self.registry, dispatcher, texts)
+        texts = TextTask(self.registry, dispatcher, Texts(limits, threads=settings.worker_threads))
         models = ModelTask(self.registry, dispatcher, policy)
         health_service = health.HealthService(self.registry, TASK_SERVICES, OTHER_SERVICES)
         server = grpc.aio.server(
@@ -159,13 +160,13 @@ class App:
         )
         server.add_generic_rpc_handlers(
             (
-                embedding.EmbeddingService(embedding_task).handlers(),
+                embedding.EmbeddingService(EmbeddingTask(texts)).handlers(),
                 model.ModelService(models).handlers(),
                 health_service.handlers(),
                 *reflection.handlers([*TASK_SERVICES, *OTHER_SERVICES, health.NAME]),
             )
         )
-        return _Parts(dispatcher, texts, embedding_task, models, health_service, server)
+        return _Parts(dispatcher, texts, models, health_service, server)
 
     def _on_model(self, key: str, loaded: LoadedModel | HubwireError | None) -> None:
         self._running().models.on_model(key, loaded)

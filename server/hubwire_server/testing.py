@@ -22,6 +22,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -31,17 +32,26 @@ from hubwire_server._native import pool_ragged
 from hubwire_server.app import App
 from hubwire_server.backends.base import LoadOptions, RaggedBatch
 from hubwire_server.errors import HubwireError, Reason
-from hubwire_server.models.description import ModelDescription, Task
+from hubwire_server.models.description import (
+    ClassificationDetails,
+    EmbeddingDetails,
+    MaskedLanguageModelDetails,
+    ModelDescription,
+    Task,
+    TokenizerDetails,
+)
 from hubwire_server.models.registry import ModelState
 from hubwire_server.settings import ModelArgument, Settings
 from hubwire_server.workers import main as worker_main
+from hubwire_server.workers import operations
+from hubwire_server.workers.operations import Computed, Engine, Ragged
 from hubwire_server.workers.spent import Spent
 from hubwire_server.workers.supervisor import WorkerOptions
 
 FAKE_WORKER_COMMAND = (sys.executable, "-m", "hubwire_server.testing")
 HIDDEN_SIZE = 8
 MAX_TOKENS = 32
-_WORDS = ["[UNK]", "[CLS]", "[SEP]", "crash", "hang", "nan", "slow", "fail"]
+_WORDS = ["[UNK]", "[CLS]", "[SEP]", "crash", "hang", "nan", "slow", "fail", "[MASK]"]
 _VOCABULARY = {word: index for index, word in enumerate(_WORDS)} | {f"w{index}": len(_WORDS) + index for index in range(1000)}
 
 
@@ -64,12 +74,16 @@ class FakeModel:
     """A model whose vector of a word is drawn from the word's number. The words w0 to w999 are known, all others are one unknown word.
 
     crash ends the worker with SIGKILL, hang never returns, nan gives NaN, slow takes 0.2 s, fail raises an error that leaves the worker
-    alive. The folder's config.json changes its description: each key is a field of ModelDescription. "scale" multiplies its vectors, and
-    "tokenizer_json" replaces its tokenizer. Four more say how loading goes: "load_seconds", "refuse" (a reason), "crash_at_load" and
-    "pickled".
+    alive. With a head, the score of a word for the label i is value i of its vector, of a text that of the mean of its words, and of a
+    question's answer to begin and to end values 0 and 1. A masked language model gives each word the product of its vector with that of the
+    masked word's left neighbour.
+
+    The folder's config.json changes its description: each key is a field of ModelDescription, or of the details of its task. "scale"
+    multiplies its vectors, and "tokenizer_json" replaces its tokenizer. Four more say how loading goes: "load_seconds", "refuse" (a
+    reason), "crash_at_load" and "pickled".
     """
 
-    def __init__(self, path: Path, options: LoadOptions) -> None:
+    def __init__(self, path: Path, options: LoadOptions, task: Task = Task.EMBEDDING) -> None:
         overrides = json.loads((path / "config.json").read_text())
         if overrides.pop("pickled", False) and not options.allow_pickle:
             raise HubwireError(Reason.MODEL_NOT_ALLOWED, "the fake model's weights are a pickle")
@@ -79,35 +93,59 @@ class FakeModel:
             raise HubwireError(Reason(reason), "the fake model refuses to load")
         time.sleep(overrides.pop("load_seconds", 0))
         scale = overrides.pop("scale", 1.0)
-        overrides["pooling"] = tuple(overrides.get("pooling", ("mean",)))
         self.tokenizer_json = overrides.pop("tokenizer_json", json.dumps(_tokenizer()))
-        self.description = msgspec.structs.replace(_DESCRIPTION, **overrides)
+        self.description = _describe(task, overrides)
         table = np.random.default_rng(0).standard_normal((len(_VOCABULARY), HIDDEN_SIZE), dtype=np.float32) * np.float32(scale)
         table[_VOCABULARY["nan"]] = np.nan
         self._table = table
         self.spent = Spent()
 
-    def pool(self, batch: RaggedBatch, pooling: str, skip: NDArray[np.int64]) -> NDArray[np.float32]:
+    def compute(self, operation: str, option: str, batch: RaggedBatch, extra: Ragged | None) -> Computed:
         """See workers.main.WorkerModel."""
-        mode = pooling or self.description.pooling[0]
-        hidden = self.tokens(batch)
-        start = time.perf_counter_ns()
-        try:
-            return pool_ragged(hidden, batch.offsets, mode=mode, skip=skip)  # type: ignore[arg-type]
-        except ValueError as error:
-            raise HubwireError(Reason.OUTPUT_NOT_FINITE, "the model gave NaN") from error
-        finally:
-            self.spent.pool_ns += time.perf_counter_ns() - start
+        engine = Engine(backend=self, row_size=len(_VOCABULARY), threads=1, spent=self.spent)
+        match operation:
+            case "pool":
+                return self._pool(engine, option, batch, extra)
+            case "logits" if (
+                self.description.task is not Task.TOKEN_CLASSIFICATION and self.description.task is not Task.QUESTION_ANSWERING
+            ):
+                return operations.texts(engine, option, batch, extra)
+            case "fill" | "sparse":
+                return operations.MASKED_LM[operation](engine, option, batch, extra)
+            case _:
+                return operations.tokens(engine, option, batch, extra)
 
-    def tokens(self, batch: RaggedBatch) -> NDArray[np.float32]:
-        """See workers.main.WorkerModel."""
-        start = time.perf_counter_ns()
+    def forward(self, batch: RaggedBatch, rows: NDArray[np.int64] | None = None) -> tuple[NDArray[Any], str]:
+        """See backends.base.Backend."""
         for word in ("crash", "hang", "slow", "fail"):
             if _VOCABULARY[word] in batch.ids:
                 getattr(self, f"_{word}")()
         hidden = self._table[batch.ids]
-        self.spent.forward_ns += time.perf_counter_ns() - start
-        return hidden
+        details = self.description
+        if details.masked_language_model is not None:
+            places = np.arange(len(batch.ids)) if rows is None else rows
+            return hidden[np.maximum(places - 1, 0)] @ self._table.T, "float32"
+        if details.task is Task.QUESTION_ANSWERING:
+            return np.ascontiguousarray(hidden[:, :2]), "float32"
+        if details.classification is None:
+            return hidden, "float32"
+        scores = np.ascontiguousarray(hidden[:, : len(details.classification.labels)])
+        if details.task is Task.TOKEN_CLASSIFICATION:
+            return scores, "float32"
+        return pool_ragged(scores, batch.offsets, mode="mean"), "float32"
+
+    def _pool(self, engine: Engine, option: str, batch: RaggedBatch, extra: Ragged | None) -> Computed:
+        assert self.description.embedding is not None
+        hidden, _ = engine.forward(batch)
+        skip = None if extra is None else extra.values.astype(np.int64)
+        start = time.perf_counter_ns()
+        try:
+            mode: Any = option or self.description.embedding.pooling[0]
+            return Computed((pool_ragged(hidden, batch.offsets, mode=mode, skip=skip),))
+        except ValueError as error:
+            raise HubwireError(Reason.OUTPUT_NOT_FINITE, "the model gave NaN") from error
+        finally:
+            self.spent.pool_ns += time.perf_counter_ns() - start
 
     def close(self) -> None:
         """See workers.main.WorkerModel."""
@@ -125,6 +163,17 @@ class FakeModel:
         raise RuntimeError("the word fail was read")
 
 
+_EMBEDDING = EmbeddingDetails(
+    hidden_size=HIDDEN_SIZE,
+    dimensions=HIDDEN_SIZE,
+    pooling=("mean",),
+    pooling_fixed=False,
+    normalize=False,
+    include_prompt=True,
+    prompts={"query": "w1 w2 "},
+    default_prompt_name="",
+)
+_CLASSIFICATION = ClassificationDetails(labels=("NEGATIVE", "POSITIVE"))
 _DESCRIPTION = ModelDescription(
     fingerprint="00000000000000fa",
     task=Task.EMBEDDING,
@@ -135,17 +184,27 @@ _DESCRIPTION = ModelDescription(
     packed=True,
     packed_note="",
     candidates=(),
-    hidden_size=HIDDEN_SIZE,
-    dimensions=HIDDEN_SIZE,
     max_tokens=MAX_TOKENS,
-    pooling=("mean",),
-    pooling_fixed=False,
-    normalize=False,
-    include_prompt=True,
-    prompts={"query": "w1 w2 "},
-    default_prompt_name="",
-    special_ids=(1, 2),
+    tokenizer=TokenizerDetails(
+        special_ids=(1, 2, _VOCABULARY["[MASK]"]), unk_token_id=0, cls_token_id=1, mask_token_id=_VOCABULARY["[MASK]"], mask_token="[MASK]"
+    ),
 )
+
+
+def _describe(task: Task, overrides: dict[str, Any]) -> ModelDescription:
+    """The description of a fake model for a task, with what its folder changes of it."""
+    details: Any = {
+        Task.EMBEDDING: ("embedding", _EMBEDDING),
+        Task.FILL_MASK: ("masked_language_model", MaskedLanguageModelDetails(mask_token="[MASK]", vocabulary_size=len(_VOCABULARY))),
+        Task.SPARSE_EMBEDDING: ("masked_language_model", MaskedLanguageModelDetails(mask_token="[MASK]", vocabulary_size=len(_VOCABULARY))),
+        Task.QUESTION_ANSWERING: None,
+    }.get(task, ("classification", _CLASSIFICATION))
+    fields: dict[str, Any] = {"task": task}
+    if details is not None:
+        name, struct = details
+        own = {key: overrides.pop(key) for key in list(overrides) if key in struct.__struct_fields__}
+        fields[name] = msgspec.convert(msgspec.to_builtins(struct) | own, type(struct))
+    return msgspec.convert(msgspec.to_builtins(_DESCRIPTION) | msgspec.to_builtins(fields) | overrides, ModelDescription)
 
 
 def _tokenizer() -> dict[str, object]:
@@ -190,6 +249,7 @@ async def running_server(
     settings: Settings | None = None,
     *,
     description: dict[str, object] | None = None,
+    task: Task = Task.EMBEDDING,
     ready: bool = True,
     hang_timeout_s: float = 60.0,
     worker: WorkerOptions | None = None,
@@ -197,7 +257,8 @@ async def running_server(
     """A server on a free port of loopback (or the unix: address of its settings), in this process. Without models in its settings it serves
     the fake one under the name "fake".
 
-    description goes into the config.json of the fake's folder. ready waits until every model is ready, or has failed.
+    description goes into the config.json of the fake's folder; task is what it is served for. ready waits until every model
+    is ready, or has failed.
     """
     with tempfile.TemporaryDirectory(prefix="hubwire-fake-") as folder:
         (Path(folder) / "config.json").write_text(json.dumps(description or {}))
@@ -205,7 +266,7 @@ async def running_server(
         if not settings.address.startswith("unix:"):
             settings = dataclasses.replace(settings, address="127.0.0.1:0")
         if not settings.models:
-            settings = dataclasses.replace(settings, models=(ModelArgument(folder, "fake"),))
+            settings = dataclasses.replace(settings, models=(ModelArgument(folder, "fake", task=task),))
             worker = worker or WorkerOptions(command=FAKE_WORKER_COMMAND, hang_timeout_s=hang_timeout_s)
         app = App(settings, worker)
         await app.start()
@@ -225,9 +286,9 @@ async def wait_until_loaded(app: App, timeout_s: float = 60.0) -> None:
             await asyncio.sleep(0.01)
 
 
-def load(path: Path, options: LoadOptions) -> FakeModel:
+def load(path: Path, options: LoadOptions, task: Task) -> FakeModel:
     """Loads the fake model of a folder."""
-    return FakeModel(path, options)
+    return FakeModel(path, options, task)
 
 
 if __name__ == "__main__":

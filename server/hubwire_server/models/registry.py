@@ -10,7 +10,14 @@ from enum import StrEnum
 
 from hubwire_server._native import Tokenizer
 from hubwire_server.errors import HubwireError, Reason
-from hubwire_server.models.description import ModelDescription, Task
+from hubwire_server.models.description import (
+    ClassificationDetails,
+    EmbeddingDetails,
+    MaskedLanguageModelDetails,
+    ModelDescription,
+    PipelineDetails,
+    Task,
+)
 
 NOT_READY_RETRY_MS = 1_000
 """What a caller of a model that loads is told to wait."""
@@ -36,7 +43,9 @@ class Model:
     name: str
     key: str
     source: str
-    task: Task
+    task: Task | None = None
+    """None until the folder is there that says it, where the load does not name one."""
+    pipeline_task: str = ""
     revision: str = ""
     state: ModelState = ModelState.DOWNLOADING
     error: HubwireError | None = None
@@ -55,7 +64,39 @@ class ReadyModel:
     name: str
     key: str
     description: ModelDescription
-    tokenizer: Tokenizer
+    own_tokenizer: Tokenizer | None
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer. Raises HubwireError (OPTION_NOT_SUPPORTED) for a model that a pipeline runs, which keeps its own."""
+        if self.own_tokenizer is None:
+            text = f'the tokenizer of "{self.name}" is used by its pipeline alone'
+            raise HubwireError(Reason.OPTION_NOT_SUPPORTED, text, field="model", model=self.name)
+        return self.own_tokenizer
+
+    @property
+    def embedding(self) -> EmbeddingDetails:
+        """The details of an embedding model."""
+        assert self.description.embedding is not None
+        return self.description.embedding
+
+    @property
+    def classification(self) -> ClassificationDetails:
+        """The details of a model with a classification head."""
+        assert self.description.classification is not None
+        return self.description.classification
+
+    @property
+    def masked_language_model(self) -> MaskedLanguageModelDetails:
+        """The details of a masked language model."""
+        assert self.description.masked_language_model is not None
+        return self.description.masked_language_model
+
+    @property
+    def pipeline(self) -> PipelineDetails:
+        """The details of a model that a pipeline runs."""
+        assert self.description.pipeline is not None
+        return self.description.pipeline
 
 
 class Registry:
@@ -112,11 +153,21 @@ class Registry:
         return next((model for model in self._models.values() if model.key == key), None)
 
     def default(self, task: Task) -> Model | None:
-        """The model that answers requests of a task that name none: the first that was added and is still there, also where it failed.
+        """The model that answers requests of a task that name none: the first that was added for it and is still there, also where it
+        failed; where there is none, the first that serves the task besides its own.
 
-        No other takes the place of one that failed: its vectors would not be comparable, and nobody would notice.
+        No other takes the place of one that failed: its vectors would not be comparable, and nobody would notice. One whose task is not
+        known yet may be that model, so it is, as long as it loads.
         """
-        return next((model for model in self._models.values() if model.task is task and model.state is not ModelState.UNLOADING), None)
+        there = [model for model in self._models.values() if model.state is not ModelState.UNLOADING]
+        for model in there:
+            if model.task is task or (model.task is None and model.state is not ModelState.FAILED):
+                return model
+        return next((model for model in there if model.description is not None and task in model.description.tasks), None)
+
+    def first(self) -> Model | None:
+        """The model that answers requests that any model can and that name none: the first that was added and is still there."""
+        return next((model for model in self._models.values() if model.state is not ModelState.UNLOADING), None)
 
     def serves(self, task: Task) -> bool:
         """Whether a request of a task that names no model would be computed now."""
@@ -151,25 +202,34 @@ class Registry:
         if held.state is ModelState.FAILED:
             raise _failed(held)
 
-    def ready(self, name: str, task: Task, *, field: str = "model") -> ReadyModel:
-        """The model for a request: by name, or the task's default for the empty string.
+    def ready(self, name: str, task: Task | None, *, field: str = "model") -> ReadyModel:
+        """The model for a request: by name, or the task's default for the empty string. None is for requests that a model of any task can
+        answer, since all they need is its tokenizer.
 
         A model whose worker is being restarted counts as ready, since its queue still takes texts. Raises HubwireError: MODEL_NOT_FOUND,
         MODEL_NOT_READY, or MODEL_LOAD_FAILED with the cause.
         """
-        model = self.get(name, field=field) if name else self.default(task)
+        model = self.get(name, field=field) if name else self.first() if task is None else self.default(task)
         if model is None:
-            raise HubwireError(Reason.MODEL_NOT_FOUND, f"no model is served for the task {task}", field=field)
+            text = "no model is served" if task is None else f"no model is served for the task {task}"
+            raise HubwireError(Reason.MODEL_NOT_FOUND, text, field=field)
         if model.state is ModelState.UNLOADING:
             raise _unloading(model.name)
-        if model.task is not task:
+        if task is not None and not _serves(model, task):
             raise HubwireError(Reason.MODEL_NOT_FOUND, f'"{model.name}" serves {model.task}, not {task}', field=field, model=model.name)
         if model.state is ModelState.FAILED:
             raise _failed(model)
-        if model.description is None or model.tokenizer is None:
+        if model.description is None:
             text = f'the model "{model.name}" is {model.state.lower()}'
             raise HubwireError(Reason.MODEL_NOT_READY, text, model=model.name, retry_after_ms=NOT_READY_RETRY_MS)
         return ReadyModel(model.name, model.key, model.description, model.tokenizer)
+
+
+def _serves(model: Model, task: Task) -> bool:
+    """Whether a model serves a task, as far as is known: what else than its own it serves is known once it was ready."""
+    if model.task is None or model.task is task:
+        return True
+    return model.description is not None and task in model.description.tasks
 
 
 def _unloading(name: str) -> HubwireError:

@@ -19,20 +19,25 @@ class BatchKey:
 
     model: str
     operation: str
-    """What the worker does after the forward: "pool" or "tokens"."""
-    pooling: str = ""
-    """The pooling mode that the request chose; empty for the model's own."""
+    """What the worker does with them: the name of one of workers/operations.py."""
+    option: str = ""
+    """What the operation needs to know and is the same for all of them, such as the pooling mode that a request chose."""
     padded: bool = False
     """Whether the backend pads, so that texts of very different lengths must not share a batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenArrays:
-    """The work of one text: ids and type_ids of shape (tokens,), and how many of the first tokens are left out of the pooling."""
+    """The work of one text: ids and type_ids of shape (tokens,), and what else the operation needs to know of this text, shape (k,); None
+    where that is nothing."""
 
     ids: NDArray[np.int32]
     type_ids: NDArray[np.int32]
-    skip: int = 0
+    extra: NDArray[Any] | None = None
+
+
+Output = tuple[NDArray[Any], ...]
+"""What the worker computed for one text. What the arrays are, the operation says."""
 
 
 class ItemState(Enum):
@@ -47,8 +52,8 @@ class ItemState(Enum):
 class Sink(Protocol):
     """Takes the outcome of texts, exactly one each."""
 
-    def deliver(self, item: Item, output: Any, timing: ItemTiming) -> None:
-        """The text's own part of the output of its batch."""
+    def deliver(self, item: Item, output: Output, timing: ItemTiming) -> None:
+        """The text's own part of each array of the output of its batch. They are views: whoever keeps them keeps the whole batch."""
         ...
 
     def fail(self, item: Item, error: HubwireError) -> None:

@@ -15,15 +15,17 @@ from hubwire.v1 import embedding_pb2
 from hubwire_server._native import NativeError, encode_stream_results, encode_token_embeddings, encode_vectors
 from hubwire_server.errors import HubwireError, Reason
 from hubwire_server.services import wire
+from hubwire_server.services.streaming import StreamMethod, serve_stream
 from hubwire_server.status import to_status, visible
 from hubwire_server.tasks.embedding import (
     EmbeddingTask,
     EmbedOptions,
+    EmbedPlan,
     EmbedRequest,
     EmbedTokensRequest,
     VectorFormat,
 )
-from hubwire_server.tasks.embedding_stream import EmbedStream, StreamResult, StreamResults
+from hubwire_server.tasks.stream import StreamEntry, StreamResult, StreamResults
 
 NAME = "hubwire.v1.EmbeddingService"
 VECTORS_FIELD = embedding_pb2.EmbedResponse.VECTORS_FIELD_NUMBER
@@ -120,7 +122,7 @@ class EmbeddingService:
         result.timings.finish(arrived_ns, computed_ns)
         return embeddings + wire.answer_rest(
             embedding_pb2.EmbedTokensResponse,
-            dimensions=result.model.description.hidden_size,
+            dimensions=result.model.embedding.hidden_size,
             model=result.model,
             usage=result.usage,
             timings=result.timings,
@@ -128,20 +130,19 @@ class EmbeddingService:
 
     async def stream_embed(self, requests: AsyncIterator[bytes], context: wire.Context) -> AsyncIterator[bytes]:
         """EmbeddingService.StreamEmbed."""
-        options = await _stream_options(requests)
-        if options is None:
-            return
-        plan = self._task.plan(options.model, embed_options(options.options, "options.options"), path="options.")
-        stream = EmbedStream(self._task, plan, wire.caller(context), ordered=options.ordered)
-        reader = asyncio.create_task(_read(requests, stream))
-        try:
-            async for results in stream.results():
-                yield _stream_response(results, stream)
-            await reader  # raises what was wrong with the stream itself
-        finally:
-            reader.cancel()
-            stream.abort()
-            await asyncio.gather(reader, return_exceptions=True)
+        method = StreamMethod(
+            request=embedding_pb2.StreamEmbedRequest,
+            plan=lambda options: self._task.plan(options.model, embed_options(options.options, "options.options"), path="options."),
+            entries=text_entries,
+            response=_stream_response,
+        )
+        async for response in serve_stream(method, self._task.texts, requests, context):
+            yield response
+
+
+def text_entries(items: embedding_pb2.StreamEmbedItems) -> list[StreamEntry]:
+    """The texts of a message of a stream."""
+    return [StreamEntry(item.id, item.text) for item in items.items]
 
 
 def embed_options(message: embedding_pb2.EmbedOptions, path: str) -> EmbedOptions:
@@ -158,37 +159,10 @@ def embed_options(message: embedding_pb2.EmbedOptions, path: str) -> EmbedOption
     )
 
 
-async def _stream_options(requests: AsyncIterator[bytes]) -> embedding_pb2.StreamEmbedOptions | None:
-    """The options that open a stream; None where the caller closed it without a message."""
-    async for data in requests:
-        message = wire.parse(embedding_pb2.StreamEmbedRequest, data)
-        if message.WhichOneof("payload") != "options":
-            raise HubwireError(Reason.STREAM_OUT_OF_ORDER, "the first message of a stream must be its options", field="options")
-        return message.options
-    return None
-
-
-async def _read(requests: AsyncIterator[bytes], stream: EmbedStream) -> None:
-    """Moves items from the caller into the stream until the caller closes it, or breaks its rules."""
-    try:
-        async for data in requests:
-            arrived_ns = time.perf_counter_ns()
-            message = wire.parse(embedding_pb2.StreamEmbedRequest, data)
-            match message.WhichOneof("payload"):
-                case "items":
-                    await stream.push([(item.id, item.text) for item in message.items.items], arrived_ns)
-                case "options":
-                    raise HubwireError(Reason.STREAM_OUT_OF_ORDER, "the options of a stream were sent twice", field="options")
-                case _:
-                    raise HubwireError(Reason.FIELD_REQUIRED, "a message of the stream carries neither options nor items", field="items")
-    finally:
-        stream.close_input()
-
-
-def _stream_response(results: StreamResults, stream: EmbedStream) -> bytes:
+def _stream_response(results: StreamResults, plan: EmbedPlan) -> bytes:
     """One message of results. Runs of vectors are written by the core; errors between them keep their place."""
     start = time.perf_counter_ns()
-    form = stream.plan.format
+    form = plan.format
     parts: list[bytes] = []
     run: list[StreamResult] = []
     for result in results.results:
@@ -204,7 +178,7 @@ def _stream_response(results: StreamResults, stream: EmbedStream) -> bytes:
         wire.answer_rest(
             embedding_pb2.StreamEmbedResponse,
             dimensions=form.dimensions,
-            model=stream.plan.model,
+            model=plan.model,
             usage=results.usage,
             timings=results.timings,
         )
@@ -216,7 +190,7 @@ def _encode_run(run: list[StreamResult], form: VectorFormat) -> list[bytes]:
     """Vectors as bytes of `results`. One that cannot be encoded becomes an error of its own."""
     if not run:
         return []
-    matrix = np.stack([result.vector for result in run if result.vector is not None])
+    matrix = np.stack([result.value for result in run])
     try:
         return [
             encode_stream_results(

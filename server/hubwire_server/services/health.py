@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -21,11 +21,11 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 class HealthService:
     """Keeps the standard health servicer true.
 
-    task_services maps each service that needs a model to its task. The others serve as soon as the server does. "" serves when every
-    service does.
+    task_services maps each service that needs a model to its tasks, any of which is enough. The others serve as soon as the server does. ""
+    serves when there is a model, and every service that has one serves: a server of embeddings alone is healthy without a classifier.
     """
 
-    def __init__(self, registry: Registry, task_services: Mapping[str, Task], other_services: tuple[str, ...]) -> None:
+    def __init__(self, registry: Registry, task_services: Mapping[str, Sequence[Task]], other_services: tuple[str, ...]) -> None:
         self._registry = registry
         self._task_services = task_services
         self._other_services = other_services
@@ -48,8 +48,10 @@ class HealthService:
 
     def statuses(self) -> dict[str, Any]:
         """The status of "" and of each service."""
-        up = {name: self._registry.serves(task) for name, task in self._task_services.items()} | dict.fromkeys(self._other_services, True)
-        up[""] = all(up.values())
+        up = {name: any(map(self._registry.serves, tasks)) for name, tasks in self._task_services.items()}
+        needed = [name for name, tasks in self._task_services.items() if any(map(self._registry.default, tasks))]
+        up[""] = bool(needed) and all(up[name] for name in needed)
+        up |= dict.fromkeys(self._other_services, True)
         return {name: SERVING if serving and not self._stopping else NOT_SERVING for name, serving in up.items()}
 
     async def update(self) -> None:

@@ -9,7 +9,7 @@ import grpc
 
 from hubwire.v1 import embedding_pb2, model_pb2
 from hubwire_server.errors import HubwireError, Reason
-from hubwire_server.models.description import BackendCandidate, Task
+from hubwire_server.models.description import BackendCandidate, ModelDescription, Task
 from hubwire_server.models.registry import Model
 from hubwire_server.services import wire
 from hubwire_server.services.embedding import POOLINGS
@@ -19,7 +19,11 @@ from hubwire_server.tasks.model import LoadRequest, ModelTask
 NAME = "hubwire.v1.ModelService"
 
 POOLING_NUMBERS = {mode: number for number, mode in POOLINGS.items()}
-TASKS: Mapping[int, Task | None] = {model_pb2.TASK_UNSPECIFIED: None, model_pb2.TASK_EMBEDDING: Task.EMBEDDING}
+TASKS: Mapping[int, Task | None] = {
+    number: None if number == model_pb2.TASK_UNSPECIFIED else Task(name.removeprefix("TASK_").lower())
+    for name, number in model_pb2.Task.items()
+}
+TASK_NUMBERS = {task: number for number, task in TASKS.items()}
 
 DEFAULT_PAGE = 100
 MAX_PAGE = 1_000
@@ -68,6 +72,7 @@ class ModelService:
             name=message.name,
             revision=message.revision,
             task=wire.enum_value(TASKS, message.task, "task"),
+            pipeline_task=message.pipeline_task,
         )
         async for step in self._task.load(request):
             response = model_pb2.LoadModelResponse(
@@ -90,7 +95,7 @@ class ModelService:
             name=model.name,
             source=model.source,
             revision=model.revision,
-            task=model_pb2.Task.Value(f"TASK_{model.task.name}"),
+            task=_task(model.task),
             default_for_task=self._task.is_default(model),
             state=model_pb2.ModelState.Value(f"MODEL_STATE_{model.state}"),
         )
@@ -105,17 +110,32 @@ class ModelService:
             message.packed = described.packed
             message.packed_note = described.packed_note
             message.max_tokens = described.max_tokens
+            message.tasks.extend(map(_task, described.tasks))
             message.candidates.extend(_candidate(candidate) for candidate in described.candidates)
-            message.embedding.CopyFrom(
-                model_pb2.EmbeddingDetails(
-                    dimensions=described.dimensions,
-                    pooling=[cast("embedding_pb2.Pooling.ValueType", POOLING_NUMBERS[mode]) for mode in described.pooling],
-                    normalize=described.normalize,
-                    prompts=described.prompts,
-                    default_prompt_name=described.default_prompt_name,
-                )
-            )
+            _add_details(message, described)
         return message
+
+
+def _task(task: Task | None) -> model_pb2.Task.ValueType:
+    return cast("model_pb2.Task.ValueType", TASK_NUMBERS[task])
+
+
+def _add_details(message: model_pb2.Model, described: ModelDescription) -> None:
+    """What only models of this task have."""
+    if (embedding := described.embedding) is not None:
+        message.embedding.dimensions = embedding.dimensions
+        message.embedding.pooling.extend(cast("embedding_pb2.Pooling.ValueType", POOLING_NUMBERS[mode]) for mode in embedding.pooling)
+        message.embedding.normalize = embedding.normalize
+        message.embedding.prompts.update(embedding.prompts)
+        message.embedding.default_prompt_name = embedding.default_prompt_name
+    elif (classification := described.classification) is not None:
+        message.classification.labels.extend(classification.labels)
+        message.classification.problem_type = classification.problem_type
+    elif (masked := described.masked_language_model) is not None:
+        message.masked_language_model.mask_token = masked.mask_token
+        message.masked_language_model.vocabulary_size = masked.vocabulary_size
+    elif (pipeline := described.pipeline) is not None:
+        message.pipeline.pipeline_task = pipeline.pipeline_task
 
 
 def _candidate(candidate: BackendCandidate) -> model_pb2.BackendCandidate:

@@ -15,7 +15,7 @@ from hubwire_server.models.registry import ReadyModel
 from hubwire_server.scheduling.clock import MONOTONIC
 from hubwire_server.tasks.answer import Timings, Usage
 from hubwire_server.tasks.embedding import VectorEncoding
-from hubwire_server.tasks.texts import Caller, Truncation
+from hubwire_server.tasks.texts import Caller, Truncation, Windows
 
 if TYPE_CHECKING:
     from hubwire_server._native import OffsetUnit
@@ -77,8 +77,14 @@ def truncation(message: common_pb2.Truncation, field: str) -> Truncation:
     return Truncation(side="left" if side == "left" else "right", max_tokens=message.max_tokens)
 
 
-def answer_rest(answer: Callable[..., Message], *, dimensions: int, model: ReadyModel, usage: Usage, timings: Timings) -> bytes:
-    """All fields of an answer but its vectors, as bytes that belong before or after those. answer is its type of message."""
+def windows(message: common_pb2.Windows) -> Windows:
+    """How a request has long texts read in parts."""
+    return Windows(stride=message.stride, max_tokens=message.max_tokens)
+
+
+def answer_rest(answer: Callable[..., Message], *, model: ReadyModel, usage: Usage, timings: Timings, dimensions: int = 0) -> bytes:
+    """All fields of an answer but what it is about, as bytes that belong before or after those. answer is its type of message; dimensions
+    are for answers that have them."""
     fixed = _fixed_rest(answer, dimensions, model.name, model.description.fingerprint)
     return fixed + answer(usage=usage_message(usage), timings=timings_message(timings)).SerializeToString()
 
@@ -86,7 +92,13 @@ def answer_rest(answer: Callable[..., Message], *, dimensions: int, model: Ready
 @lru_cache(maxsize=256)
 def _fixed_rest(answer: Callable[..., Message], dimensions: int, name: str, fingerprint: str) -> bytes:
     """What every answer of a model says again."""
-    return answer(dimensions=dimensions, model=common_pb2.ServedModel(name=name, fingerprint=fingerprint)).SerializeToString()
+    model = common_pb2.ServedModel(name=name, fingerprint=fingerprint)
+    return (answer(dimensions=dimensions, model=model) if dimensions else answer(model=model)).SerializeToString()
+
+
+def served_model(model: ReadyModel) -> common_pb2.ServedModel:
+    """See hubwire.v1.ServedModel."""
+    return common_pb2.ServedModel(name=model.name, fingerprint=model.description.fingerprint)
 
 
 def usage_message(usage: Usage) -> common_pb2.Usage:

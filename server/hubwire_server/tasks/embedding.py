@@ -1,13 +1,11 @@
-"""Text to vectors, for one request. Streams are embedding_stream.py."""
+"""Text to vectors."""
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
-from weakref import WeakSet
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +13,12 @@ from numpy.typing import NDArray
 from hubwire_server._native import RaggedBatch
 from hubwire_server.errors import HubwireError, Reason
 from hubwire_server.models.description import Task
-from hubwire_server.models.registry import ReadyModel, Registry
-from hubwire_server.scheduling.executor import Executor
-from hubwire_server.scheduling.item import BatchKey, Item, ItemTiming, Sink, TokenArrays
+from hubwire_server.models.registry import ReadyModel
+from hubwire_server.scheduling.item import BatchKey, Output
 from hubwire_server.tasks.answer import Timings, Usage
-from hubwire_server.tasks.texts import Caller, Texts, Tokenized, Truncation, limit_tokens
+from hubwire_server.tasks.stream import StreamEntry
+from hubwire_server.tasks.text_task import TextTask, TextWork, batch_key
+from hubwire_server.tasks.texts import Caller, Reading, Tokenized, Truncation, limit_tokens
 
 if TYPE_CHECKING:
     from hubwire_server._native import OffsetUnit
@@ -100,82 +99,81 @@ class EmbedTokensResult:
     timings: Timings
 
 
+MAX_RESPONSE_BYTES = 2_097_152
+"""About as much as one message of a stream's vectors holds: gRPC clients take 4 MiB unless they are told otherwise."""
+
+
 @dataclass(frozen=True, slots=True)
 class EmbedPlan:
-    """The options of a request, settled for one model."""
+    """The options of a request, settled for one model; also a StreamPlan (stream.py), whose values are vectors of shape (dimensions,)."""
 
     model: ReadyModel
     key: BatchKey
-    prompt: str
-    truncation: Truncation | None
+    reading: Reading
     format: VectorFormat
 
-    def items(self, tokenized: Tokenized, indices: Sequence[int], caller: Caller, sink: Sink) -> list[Item]:
-        """Texts of a tokenized batch as work for the scheduler, without their permit."""
-        batch = tokenized.batch
-        ids, type_ids, offsets, skip = batch.ids, batch.type_ids, batch.offsets.tolist(), tokenized.skip.tolist()
-        items = []
-        for index in indices:
-            low, high = offsets[index], offsets[index + 1]
-            work = TokenArrays(ids[low:high], type_ids[low:high], skip[index])
-            items.append(Item(self.key, high - low, caller.client, caller.deadline_ns, sink, index, work))
-        return items
+    @property
+    def most_results(self) -> int:
+        """See StreamPlan."""
+        return max(1, MAX_RESPONSE_BYTES // (4 * self.format.dimensions))
 
+    def extras(self, tokenized: Tokenized) -> Sequence[NDArray[Any]] | None:
+        """How many tokens of each text are a prompt that is left out of the pooling."""
+        return list(tokenized.skip[:, None]) if tokenized.skip.any() else None
 
-class Closable(Protocol):
-    """A stream (embedding_stream.py), as far as the task knows it."""
-
-    def close(self, error: HubwireError) -> None:
-        """Ends it with an error."""
-        ...
+    def value(self, entry: StreamEntry, tokenized: Tokenized, rows: Sequence[int], outputs: Sequence[Output]) -> NDArray[np.float32]:
+        """See StreamPlan. The row is copied: it would otherwise keep the memory of its whole batch."""
+        vector: NDArray[np.float32] = outputs[0][0].copy()
+        return vector
 
 
 class EmbeddingTask:
-    """Embeds texts with the models of a registry on an executor."""
+    """Embeds texts."""
 
-    def __init__(self, registry: Registry, executor: Executor, texts: Texts) -> None:
-        self.registry = registry
-        self.executor = executor
+    def __init__(self, texts: TextTask) -> None:
         self.texts = texts
-        self.streams: WeakSet[Closable] = WeakSet()
-
-    def close(self, error: HubwireError) -> None:
-        """Ends every stream with an error, after what it accepted is answered."""
-        for stream in list(self.streams):
-            stream.close(error)
 
     async def embed(self, request: EmbedRequest, caller: Caller) -> EmbedResult:
         """One vector a text, or HubwireError for the first text that has none."""
         plan = self.plan(request.model, request.options)
-        gather, tokenized = await self._run(plan, request, caller)
-        rows = gather.rows
-        vectors = np.stack(rows) if len(rows) > 1 else rows[0][None]
-        return EmbedResult(vectors=vectors, format=plan.format, model=plan.model, usage=_usage(tokenized), timings=gather.timings)
+        texts = self.texts.texts
+        texts.check(request.texts)
+        texts.check_prompt(plan.reading.prompt, len(request.texts), "options.prompt")
+        work = TextWork(model=plan.model, key=plan.key, reading=plan.reading, texts=request.texts, extras=plan.extras)
+        done = await self.texts.compute(work, caller, request.arrived_ns)
+        return EmbedResult(vectors=done.array(), format=plan.format, model=plan.model, usage=done.usage, timings=done.timings)
 
     async def embed_tokens(self, request: EmbedTokensRequest, caller: Caller) -> EmbedTokensResult:
         """One vector a token, or HubwireError for the first text that has none."""
-        model = self.registry.ready(request.model, Task.EMBEDDING)
-        limit_tokens(model, request.truncation, "options.truncation")
-        key = BatchKey(model.key, "tokens", padded=not model.description.packed)
-        form = VectorFormat(dimensions=model.description.hidden_size, normalize=False, encoding="float")
-        plan = EmbedPlan(model, key, "", request.truncation, form)
-        gather, tokenized = await self._run(plan, request, caller, spans=request.offset_unit)
-        return EmbedTokensResult(
-            vectors=np.concatenate(gather.rows), batch=tokenized.batch, model=model, usage=_usage(tokenized), timings=gather.timings
+        model = self.texts.registry.ready(request.model, Task.EMBEDDING)
+        limit = limit_tokens(model, request.truncation, "options.truncation")
+        self.texts.texts.check(request.texts)
+
+        def check(tokenized: Tokenized) -> None:
+            _check_answer_size(len(tokenized.batch.ids), model.embedding.hidden_size)
+
+        work = TextWork(
+            model=model,
+            key=batch_key(model, "tokens"),
+            reading=Reading(limit_tokens=limit, truncation=request.truncation, spans=request.offset_unit),
+            texts=request.texts,
+            extras=check,
         )
+        done = await self.texts.compute(work, caller, request.arrived_ns)
+        return EmbedTokensResult(vectors=done.array(), batch=done.tokenized.batch, model=model, usage=done.usage, timings=done.timings)
 
     def plan(self, model_name: str, options: EmbedOptions, path: str = "") -> EmbedPlan:
         """Settles the options of a request. Raises HubwireError with the option that does not fit; path is where the options are in the
         request."""
-        model = self.registry.ready(model_name, Task.EMBEDDING, field=f"{path}model")
+        model = self.texts.registry.ready(model_name, Task.EMBEDDING, field=f"{path}model")
         path = f"{path}options"
-        description = model.description
-        pooling = "" if (options.pooling,) == description.pooling else options.pooling
-        if pooling and description.pooling_fixed:
-            text = f'the model "{model.name}" has modules after pooling that fit its own pooling ({"+".join(description.pooling)}) alone'
+        details = model.embedding
+        pooling = "" if (options.pooling,) == details.pooling else options.pooling
+        if pooling and details.pooling_fixed:
+            text = f'the model "{model.name}" has modules after pooling that fit its own pooling ({"+".join(details.pooling)}) alone'
             raise HubwireError(Reason.OPTION_NOT_SUPPORTED, text, field=f"{path}.pooling", model=model.name)
         # A pooling of several modes gives one vector for each; the one that a request chooses in its place does not.
-        dimensions = description.hidden_size if pooling and len(description.pooling) > 1 else description.dimensions
+        dimensions = details.hidden_size if pooling and len(details.pooling) > 1 else details.dimensions
         if not 0 <= options.dimensions <= dimensions:
             raise HubwireError(
                 Reason.VALUE_OUT_OF_RANGE,
@@ -183,80 +181,19 @@ class EmbeddingTask:
                 field=f"{path}.dimensions",
                 metadata={"minimum": "1", "maximum": str(dimensions)},
             )
-        limit_tokens(model, options.truncation, f"{path}.truncation")
+        limit = limit_tokens(model, options.truncation, f"{path}.truncation")
         prompt = _prompt(model, options, path)
-        self.texts.check_prompt(prompt, 1, f"{path}.prompt")
+        self.texts.texts.check_prompt(prompt, 1, f"{path}.prompt")
         return EmbedPlan(
             model=model,
-            key=BatchKey(model.key, "pool", pooling, padded=not description.packed),
-            prompt=prompt,
-            truncation=options.truncation,
+            key=batch_key(model, "pool", pooling),
+            reading=Reading(limit_tokens=limit, truncation=options.truncation, prompt=prompt),
             format=VectorFormat(
                 dimensions=options.dimensions or dimensions,
-                normalize=description.normalize if options.normalize is None else options.normalize,
+                normalize=details.normalize if options.normalize is None else options.normalize,
                 encoding=options.encoding,
             ),
         )
-
-    async def _run(
-        self, plan: EmbedPlan, request: EmbedRequest | EmbedTokensRequest, caller: Caller, *, spans: OffsetUnit | None = None
-    ) -> tuple[_Gather, Tokenized]:
-        """Computes all texts of a request, or none."""
-        texts = request.texts
-        self.texts.check(texts)
-        self.texts.check_prompt(plan.prompt, len(texts), "options.prompt")
-        # A text has a token at least: where not even those fit, there is no need to count them.
-        self.executor.check(len(texts))
-        decode_ns = time.perf_counter_ns() - request.arrived_ns
-        with self.registry.lease(plan.model):
-            tokenized = await self.texts.tokenize(plan.model, texts, prompt=plan.prompt, truncation=plan.truncation, spans=spans)
-            if tokenized.too_long:
-                index = tokenized.too_long[0]
-                raise tokenized.too_long_error(index, f"texts[{index}]")
-            if spans is not None:
-                _check_answer_size(len(tokenized.batch.ids), plan.format.dimensions)
-            self.registry.check_served(plan.model, leased=True)
-            gather = _Gather(plan.model.name, len(texts), Timings(decode_ns=decode_ns, tokenize_ns=tokenized.elapsed_ns))
-            items = plan.items(tokenized, range(len(texts)), caller, gather)
-            permit = self.executor.admit(len(tokenized.batch.ids))
-            self.executor.submit(items, permit)
-            try:
-                await gather.done
-            except BaseException:
-                self.executor.cancel(items)
-                # The future in gather keeps the error, and the traceback of the error this frame: with these names the texts would be in
-                # a cycle, which holds them until the collector comes by.
-                del gather, items
-                raise
-        return gather, tokenized
-
-
-class _Gather:
-    """The sink of one request: it is done when every text has its rows, and fails with the first text that fails."""
-
-    def __init__(self, model: str, count: int, timings: Timings) -> None:
-        self._model = model
-        self.rows: list[Any] = [None] * count
-        self.timings = timings
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._missing = count
-
-    def deliver(self, item: Item, output: NDArray[np.float32], timing: ItemTiming) -> None:
-        """See Sink."""
-        self.rows[item.index] = output
-        self.timings.add(timing)
-        self._missing -= 1
-        if self._missing == 0 and not self.done.done():
-            self.done.set_result(None)
-
-    def fail(self, item: Item, error: HubwireError) -> None:
-        """See Sink."""
-        if not self.done.done():
-            self.done.set_exception(error.about(field=f"texts[{item.index}]", model=self._model))
-
-
-def _usage(tokenized: Tokenized) -> Usage:
-    return Usage(input_tokens=len(tokenized.batch.ids), truncated_texts=int(np.count_nonzero(tokenized.truncated)))
 
 
 def _check_answer_size(tokens: int, dimensions: int) -> None:
@@ -273,12 +210,12 @@ def _check_answer_size(tokens: int, dimensions: int) -> None:
 
 def _prompt(model: ReadyModel, options: EmbedOptions, path: str) -> str:
     """The text to put before each text."""
-    prompts = model.description.prompts
+    prompts = model.embedding.prompts
     if options.prompt is not None:
         return options.prompt
     name = options.prompt_name
     if name is None:
-        return prompts.get(model.description.default_prompt_name, "")
+        return prompts.get(model.embedding.default_prompt_name, "")
     if name not in prompts:
         available = ", ".join(sorted(prompts)) or "none"
         text = f'the model "{model.name}" has no prompt named "{name}" (it has: {available})'

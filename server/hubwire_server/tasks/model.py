@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar, cast
 
 from hubwire_server._native import NativeError, Tokenizer
 from hubwire_server.errors import HubwireError, Reason, shutting_down
+from hubwire_server.models.checkpoint import task_of
 from hubwire_server.models.description import LoadedModel, LoadSpec, ModelDescription, Task
 from hubwire_server.models.registry import Model, ModelState, Registry
 from hubwire_server.models.sources import ResolvedModel, check_revision, parse_source, resolve
@@ -85,6 +86,7 @@ class LoadRequest:
     name: str = ""
     revision: str = ""
     task: Task | None = None
+    pipeline_task: str = ""
     configured: bool = False
 
 
@@ -120,7 +122,7 @@ class ModelTask:
 
     def is_default(self, model: Model) -> bool:
         """Whether the model answers requests of its task that name none."""
-        return self._registry.default(model.task) is model
+        return model.task is not None and self._registry.default(model.task) is model
 
     async def load(self, request: LoadRequest) -> AsyncIterator[LoadProgress]:
         """Loads a model. A caller that goes away does not stop the load. Raises HubwireError where it fails."""
@@ -147,7 +149,8 @@ class ModelTask:
             name=name,
             key=self._registry.new_key(name),
             source=source.label,
-            task=request.task or Task.EMBEDDING,
+            task=Task.PIPELINE if request.pipeline_task and request.task is None else request.task,
+            pipeline_task=request.pipeline_task,
             revision=request.revision,
             configured=request.configured,
         )
@@ -189,7 +192,7 @@ class ModelTask:
     def on_model(self, key: str, loaded: LoadedModel | HubwireError | None) -> None:
         """Hears from the host that a model is back after its worker was replaced, waits for that, or could not be loaded again."""
         model = self._registry.find(key)
-        if model is None or model.tokenizer is None or model.state is ModelState.UNLOADING:
+        if model is None or model.description is None or model.state is ModelState.UNLOADING:
             return  # its first load is still under way, and reports by itself
         if isinstance(loaded, HubwireError):
             self._registry.set_state(model, ModelState.FAILED, loaded.about(field="", model=model.name))
@@ -212,10 +215,13 @@ class ModelTask:
         try:
             resolved = await self._resolve(request, steps)
             model.source, model.revision = resolved.source_label, resolved.revision
+            if model.task is None or (model.task is Task.PIPELINE and not model.pipeline_task):
+                found, pipeline_task = await asyncio.to_thread(task_of, resolved.path)
+                model.task, model.pipeline_task = model.task or found, pipeline_task
             self._registry.set_state(model, ModelState.LOADING)
             steps.put_nowait(LoadProgress(state=ModelState.LOADING, message="reading and checking the model"))
             loaded = await self._host.load(self._spec(model, request.source, str(resolved.path)))
-            tokenizer = await asyncio.to_thread(Tokenizer, loaded.tokenizer_json)
+            tokenizer = await asyncio.to_thread(Tokenizer, loaded.tokenizer_json) if loaded.tokenizer_json else None
             if not self._host.holds(model.key):  # the worker died meanwhile, and the model could not be loaded again
                 raise HubwireError(Reason.MODEL_LOAD_FAILED, "the worker that had loaded the model could not load it again")
         except HubwireError as error:
@@ -254,10 +260,12 @@ class ModelTask:
 
     def _spec(self, model: Model, source: str, path: str) -> LoadSpec:
         policy = self._policy
+        assert model.task is not None
         return LoadSpec(
             key=model.key,
             path=path,
             task=model.task,
+            pipeline_task=model.pipeline_task,
             device=policy.device,
             backend=policy.backend,
             dtype=policy.dtype,
@@ -303,5 +311,10 @@ async def _in_daemon_thread(call: Callable[[], T]) -> T:
 def _summary(model: ModelDescription) -> str:
     """A model in one line, for the log."""
     padding = "no padding" if model.packed else f"padded ({model.packed_note})"
-    size = f"{model.dimensions} dimensions, up to {model.max_tokens} tokens a text"
-    return f"{model.architecture}, {model.device}, {model.dtype}, {padding}, {size}"
+    if model.embedding is not None:
+        size = f"{model.embedding.dimensions} dimensions"
+    elif model.classification is not None:
+        size = f"{len(model.classification.labels)} labels"
+    else:
+        size = model.pipeline.pipeline_task if model.pipeline is not None else "a masked language model"
+    return f"{model.task}, {model.architecture}, {model.device}, {model.dtype}, {padding}, {size}, up to {model.max_tokens} tokens a text"

@@ -11,13 +11,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hubwire_server._native import NativeError, RaggedBatch
 from hubwire_server.errors import HubwireError, Reason
 from hubwire_server.models.registry import ReadyModel
 
 if TYPE_CHECKING:
-    from hubwire_server._native import OffsetUnit
+    from hubwire_server._native import OffsetUnit, PairTruncation
 
 INLINE_TOKENIZE_CHARACTERS = 8_192
 """Requests up to this size are tokenized on the event loop: it takes well under 1 ms, and handing the work to a thread costs about 0.1
@@ -49,17 +50,42 @@ class TextLimits:
     max_request_bytes: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Windows:
+    """Permission to read a long text in overlapping parts. stride, in tokens, is what neighbours share; 0 is a quarter of max_tokens.
+    max_tokens is the size of a part; 0 is the default of the task."""
+
+    stride: int = 0
+    max_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How texts become tokens. truncation and windows exclude each other; None for both refuses a text that is longer than the model reads.
+
+    prompt is put before each text. only says which text of a pair is cut or read in windows; "longest_first" cuts the longer one. spans is
+    the unit of the places of tokens, None for no places. limit_tokens is the most tokens of a text, a pair or a window.
+    """
+
+    limit_tokens: int
+    truncation: Truncation | None = None
+    windows: Windows | None = None
+    only: PairTruncation = "longest_first"
+    prompt: str = ""
+    spans: OffsetUnit | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Tokenized:
-    """Texts as tokens.
+    """Texts as tokens. A row of batch is a text, a pair of texts, or a window; batch.sources says of which text.
 
-    too_long holds the index of each text that is over the limit although the request does not allow cutting. skip, shape (n,), is how many
-    of the first tokens of each text are a prompt that takes no part in pooling.
+    too_long holds the index of each text that is over the limit although the request does not allow cutting. skip, shape (rows,), is how
+    many of the first tokens of each row are a prompt that takes no part in pooling. truncated, shape (rows,), says which were cut.
     """
 
     batch: RaggedBatch
-    skip: np.ndarray[tuple[int], np.dtype[np.int64]]
-    truncated: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    skip: NDArray[np.int64]
+    truncated: NDArray[np.bool_]
     too_long: Sequence[int]
     limit_tokens: int
     elapsed_ns: int
@@ -87,17 +113,23 @@ class Texts:
         """Ends the thread."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def check(self, texts: Sequence[str]) -> None:
+    def check(self, texts: Sequence[str], field: str = "texts") -> None:
         """Raises HubwireError for the first text that no model would read."""
-        self.check_count(len(texts), "texts")
+        self.check_count(len(texts), field)
         for index, text in enumerate(texts):
-            if (error := self.text_error(text, f"texts[{index}]")) is not None:
+            if (error := self.text_error(text, f"{field}[{index}]")) is not None:
                 raise error
+
+    def check_pairs(self, texts: Sequence[str], pairs: Sequence[str], field: str) -> None:
+        """Raises HubwireError where pairs are not as many as the texts, or one of them would be read by no model."""
+        if len(pairs) != len(texts):
+            raise count_mismatch(len(texts), len(pairs), field)
+        self.check(pairs, field)
 
     def check_count(self, count: int, field: str) -> None:
         """Raises HubwireError where a message holds no texts, or too many."""
         if count == 0:
-            raise HubwireError(Reason.FIELD_REQUIRED, f"{field} is empty: give at least one text", field=field)
+            raise HubwireError(Reason.FIELD_REQUIRED, f"{field} is empty: give at least one", field=field)
         if count > self._limits.max_texts:
             raise HubwireError(
                 Reason.TOO_MANY_TEXTS,
@@ -136,62 +168,125 @@ class Texts:
         self,
         model: ReadyModel,
         texts: Sequence[str],
+        reading: Reading,
         *,
-        prompt: str = "",
-        truncation: Truncation | None = None,
-        spans: OffsetUnit | None = None,
+        pairs: Sequence[str] | None = None,
+        words: Sequence[Sequence[str]] | None = None,
     ) -> Tokenized:
-        """Tokenizes checked texts, each with the prompt before it."""
+        """Tokenizes checked texts, or pairs of texts, or texts that were split into words (texts then holds them joined).
+
+        Raises HubwireError: VALUE_OUT_OF_RANGE for windows that leave no room.
+        """
         start = time.perf_counter_ns()
-        limit = limit_tokens(model, truncation)
+        encode = partial(self._encode, model, texts, reading, pairs, words)
         try:
-            if sum(map(len, texts)) + len(prompt) * len(texts) <= INLINE_TOKENIZE_CHARACTERS:
-                batch, prompt_tokens = self._encode(model, texts, prompt, limit, truncation, spans)
+            if sum(map(len, texts)) + sum(map(len, pairs or ())) + len(reading.prompt) * len(texts) <= INLINE_TOKENIZE_CHARACTERS:
+                batch, prompt_tokens = encode()
             else:
-                encode = partial(self._encode, model, texts, prompt, limit, truncation, spans)
                 batch, prompt_tokens = await asyncio.get_running_loop().run_in_executor(self._pool, encode)
         except NativeError as error:
             raise HubwireError(Reason.INTERNAL, f"the tokenizer failed: {error}") from error
         counts = batch.token_counts
-        cut = counts > limit
+        cut = counts > reading.limit_tokens
         skip = np.zeros(len(counts), dtype=np.int64)
         if prompt_tokens:
             kept = np.diff(batch.offsets)
             skip = np.minimum(prompt_tokens, kept)
-            if truncation is not None and truncation.side == "left":  # what was cut was the prompt first
+            if reading.truncation is not None and reading.truncation.side == "left":  # what was cut was the prompt first
                 skip = np.maximum(0, skip - (counts - kept))
-        too_long = [] if truncation is not None else cut.nonzero()[0].tolist()
-        return Tokenized(batch, skip, cut, too_long, limit, time.perf_counter_ns() - start)
+        if reading.windows is not None:
+            cut = np.zeros(len(counts), dtype=np.bool_)
+        too_long = [] if reading.truncation is not None else cut.nonzero()[0].tolist()
+        return Tokenized(batch, skip, cut, too_long, reading.limit_tokens, time.perf_counter_ns() - start)
 
     def _encode(
-        self, model: ReadyModel, texts: Sequence[str], prompt: str, limit: int, truncation: Truncation | None, spans: OffsetUnit | None
+        self,
+        model: ReadyModel,
+        texts: Sequence[str],
+        reading: Reading,
+        pairs: Sequence[str] | None,
+        words: Sequence[Sequence[str]] | None,
     ) -> tuple[RaggedBatch, int]:
         """The batch, and how many of the first tokens of each text are a prompt that takes no part in pooling."""
-        batch = model.tokenizer.encode(
+        truncation, windows, prompt = reading.truncation, reading.windows, reading.prompt
+        stride = None if windows is None else windows.stride or reading.limit_tokens // 4
+        max_tokens = None if truncation is None and windows is None else reading.limit_tokens
+        side = "right" if truncation is None else truncation.side
+        tokenizer = model.tokenizer
+        if words is not None:
+            batch = tokenizer.encode_words(
+                words, max_tokens=max_tokens, truncation_side=side, stride=stride, spans=reading.spans, threads=self._threads
+            )
+            return batch, 0
+        batch = tokenizer.encode(
             [prompt + text for text in texts] if prompt else texts,
-            max_tokens=limit if truncation is not None else None,
-            truncation_side=truncation.side if truncation is not None else "right",
-            spans=spans,
+            pairs,
+            max_tokens=max_tokens,
+            truncation_side=side,
+            truncation=reading.only,
+            stride=stride,
+            spans=reading.spans,
             threads=self._threads,
         )
-        if not prompt or model.description.include_prompt:
+        if not prompt or model.embedding.include_prompt:
             return batch, 0
         # As sentence-transformers counts them: the prompt alone, without a closing special token.
-        ids = model.tokenizer.encode([prompt], max_tokens=limit).ids
-        return batch, len(ids) - 1 if len(ids) and int(ids[-1]) in model.description.special_ids else len(ids)
+        ids = tokenizer.encode([prompt], max_tokens=reading.limit_tokens).ids
+        special = model.description.tokenizer.special_ids
+        return batch, len(ids) - 1 if len(ids) and int(ids[-1]) in special else len(ids)
 
 
-def limit_tokens(model: ReadyModel, truncation: Truncation | None, field: str = "truncation") -> int:
-    """How many tokens of a text are read. Raises HubwireError where the request asks for more than the model reads, or for nothing."""
-    maximum = model.description.max_tokens
-    if truncation is None or truncation.max_tokens == 0:
-        return maximum
-    minimum = model.tokenizer.count_special_tokens() + 1
-    if not minimum <= truncation.max_tokens <= maximum:
+def limit_tokens(model: ReadyModel, truncation: Truncation | None, field: str = "truncation", *, pair: bool = False) -> int:
+    """How many tokens of a text, or of a pair, are read. Raises HubwireError where the request asks for more than the model reads, or for
+    nothing."""
+    return _limit(model, 0 if truncation is None else truncation.max_tokens, f"{field}.max_tokens", pair, model.description.max_tokens)
+
+
+def limit_window(model: ReadyModel, windows: Windows, default: int, field: str, *, pair: bool = False) -> int:
+    """How many tokens a window has; default is for a request that does not say. Raises HubwireError where that is more than the model
+    reads, or where the stride leaves a window nothing new."""
+    limit = _limit(model, windows.max_tokens, f"{field}.max_tokens", pair, min(default, model.description.max_tokens))
+    most = limit - model.tokenizer.count_special_tokens(pair) - 1
+    if windows.stride > most:
         raise HubwireError(
             Reason.VALUE_OUT_OF_RANGE,
-            f"max_tokens is {truncation.max_tokens}; this model takes {minimum} to {maximum}",
-            field=f"{field}.max_tokens",
+            f"stride is {windows.stride}; windows of {limit} tokens take 0 to {most}",
+            field=f"{field}.stride",
+            metadata={"minimum": "0", "maximum": str(most)},
+        )
+    return limit
+
+
+def _limit(model: ReadyModel, asked: int, field: str, pair: bool, default: int) -> int:
+    maximum = model.description.max_tokens
+    if asked == 0:
+        return default
+    minimum = model.tokenizer.count_special_tokens(pair) + (2 if pair else 1)
+    if not minimum <= asked <= maximum:
+        raise HubwireError(
+            Reason.VALUE_OUT_OF_RANGE,
+            f"max_tokens is {asked}; this model takes {minimum} to {maximum}",
+            field=field,
             metadata={"minimum": str(minimum), "maximum": str(maximum)},
         )
-    return truncation.max_tokens
+    return asked
+
+
+def check_unique(values: Sequence[str], field: str) -> None:
+    """Raises HubwireError where a list that names each thing once names one twice."""
+    seen = set()
+    for index, value in enumerate(values):
+        if value in seen:
+            text = f'"{value}" is named twice'
+            raise HubwireError(Reason.VALUE_REPEATED, text, field=f"{field}[{index}]", metadata={"value": value})
+        seen.add(value)
+
+
+def count_mismatch(expected: int, count: int, field: str) -> HubwireError:
+    """The error for two lists that belong together and have different lengths."""
+    return HubwireError(
+        Reason.COUNT_MISMATCH,
+        f"{field} has {count} entries where there should be {expected}",
+        field=field,
+        metadata={"expected": str(expected), "count": str(count)},
+    )

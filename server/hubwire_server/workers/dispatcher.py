@@ -185,7 +185,7 @@ class Dispatcher:
         self._free_since_ns = self._clock()
         if isinstance(message, frames.Computed):
             self._admission.measure(entry.batch.tokens, message.compute_ns)
-            self._deliver(entry, message, arrays[0])
+            self._deliver(entry, message, arrays)
         else:
             for item in entry.batch.running():
                 self._fail(item, HubwireError(Reason(message.reason), message.text))
@@ -237,20 +237,22 @@ class Dispatcher:
         work = [item.work for item in batch.items]
         alone = work[0] if len(work) == 1 else None
         key = batch.key
-        message = frames.Forward(batch=self._number, model=key.model, operation=key.operation, pooling=key.pooling)
+        message = frames.Forward(batch=self._number, model=key.model, operation=key.operation, option=key.option)
         arrays = [
             alone.ids if alone is not None else np.concatenate([tokens.ids for tokens in work]),
             alone.type_ids if alone is not None else np.concatenate([tokens.type_ids for tokens in work]),
-            np.array([0, *accumulate(item.tokens for item in batch.items)], dtype=np.int64),
-            np.array([tokens.skip for tokens in work], dtype=np.int64),
+            np.array([0, *accumulate(len(tokens.ids) for tokens in work)], dtype=np.int64),
         ]
+        extras = [tokens.extra for tokens in work if tokens.extra is not None]
+        if extras:  # the texts of an operation have all of them some, or none
+            arrays += [np.concatenate(extras), np.array([0, *accumulate(map(len, extras))], dtype=np.int64)]
         self.worker.compute(message, arrays)
 
-    def _deliver(self, entry: _InFlight, message: frames.Computed, output: NDArray[np.float32]) -> None:
+    def _deliver(self, entry: _InFlight, message: frames.Computed, arrays: list[NDArray[Any]]) -> None:
         transfer_ns = max(0, self._free_since_ns - entry.started_ns - message.compute_ns)
         timing = BatchTiming(message.compute_ns, message.forward_ns, message.pool_ns, transfer_ns)
         failures = {failure.index: failure for failure in message.failures}
-        ends = np.cumsum([item.tokens for item in entry.batch.items]) if entry.batch.key.operation == "tokens" else None
+        offsets, outputs = (arrays[0].tolist(), arrays[1:]) if message.ragged else (None, arrays)
         for position, item in enumerate(entry.batch.items):
             if item.state is not ItemState.RUNNING:  # it was cancelled while it ran
                 continue
@@ -259,8 +261,8 @@ class Dispatcher:
                 continue
             item.state = ItemState.DONE
             self._release(item)
-            row = output[position] if ends is None else output[ends[position] - item.tokens : ends[position]]
-            item.sink.deliver(item, row, ItemTiming(entry.started_ns - item.enqueued_ns, timing))
+            where = position if offsets is None else slice(offsets[position], offsets[position + 1])
+            item.sink.deliver(item, tuple(array[where] for array in outputs), ItemTiming(entry.started_ns - item.enqueued_ns, timing))
 
     # Every way out
 

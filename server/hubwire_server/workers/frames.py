@@ -78,12 +78,13 @@ class Unload(Message, frozen=True):
 
 
 class Forward(Message, frozen=True):
-    """Front to worker: compute a batch. Arrays: ids, type_ids, offsets, skip (tokens of each text that are left out of the pooling)."""
+    """Front to worker: compute a batch. Arrays: ids, type_ids, offsets; and where the operation needs to know more of a text, extra and the
+    offsets of its n parts."""
 
     batch: int
     model: str
     operation: str
-    pooling: str
+    option: str
 
 
 class ItemFailure(msgspec.Struct, frozen=True):
@@ -95,14 +96,15 @@ class ItemFailure(msgspec.Struct, frozen=True):
 
 
 class Computed(Message, frozen=True):
-    """Worker to front: a batch is done. One float32 array: a row a text for "pool", a row a token for "tokens". Rows of failed texts hold
-    no meaning."""
+    """Worker to front: a batch is done. The arrays of its output: each has a row a text, or, where it is ragged, rows for each text as the
+    first array says, which holds n + 1 offsets and is none of the output. Rows of failed texts hold no meaning."""
 
     batch: int
     compute_ns: int
     """All the time that the worker spent on the batch; forward_ns and pool_ns are parts of it."""
     forward_ns: int = 0
     pool_ns: int = 0
+    ragged: bool = False
     failures: tuple[ItemFailure, ...] = ()
 
 

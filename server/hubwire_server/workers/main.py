@@ -14,7 +14,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,8 +24,9 @@ from numpy.typing import NDArray
 
 from hubwire_server.backends.base import LoadOptions, RaggedBatch
 from hubwire_server.errors import HubwireError, Reason
-from hubwire_server.models.description import ModelDescription
+from hubwire_server.models.description import ModelDescription, Task
 from hubwire_server.workers import frames
+from hubwire_server.workers.operations import Computed, Ragged
 from hubwire_server.workers.spent import Spent
 
 log = logging.getLogger("hubwire.worker")
@@ -33,7 +35,7 @@ PARENT_CHECK_SECONDS = 1.0
 
 
 class WorkerModel(Protocol):
-    """A model as the worker's loop uses it: EmbeddingModel of embedding_model.py, or the fake of testing.py."""
+    """A model as the worker's loop uses it: that of model.py, or the fake of testing.py."""
 
     @property
     def description(self) -> ModelDescription:
@@ -50,13 +52,8 @@ class WorkerModel(Protocol):
         """Where the time of its computations went, up to now."""
         ...
 
-    def pool(self, batch: RaggedBatch, pooling: str, skip: NDArray[np.int64]) -> NDArray[np.float32]:
-        """One vector a text, shape (n, dimensions), not normalized by a trailing module. Raises HubwireError; OUTPUT_NOT_FINITE for the
-        first bad text."""
-        ...
-
-    def tokens(self, batch: RaggedBatch) -> NDArray[np.float32]:
-        """One vector a token, shape (T, hidden_size)."""
+    def compute(self, operation: str, option: str, batch: RaggedBatch, extra: Ragged | None) -> Computed:
+        """Runs an operation (operations.py) on a batch. Raises HubwireError where some text has no answer."""
         ...
 
     def close(self) -> None:
@@ -64,7 +61,7 @@ class WorkerModel(Protocol):
         ...
 
 
-LoadModel = Callable[[Path, LoadOptions], WorkerModel]
+LoadModel = Callable[[Path, LoadOptions, Task], WorkerModel]
 
 
 def serve(sock: socket.socket, load: LoadModel) -> None:
@@ -107,7 +104,7 @@ def _load(models: dict[str, WorkerModel], message: frames.Load, load: LoadModel)
         allow_remote_code=spec.allow_remote_code,
     )
     try:
-        model = load(Path(spec.path), options)
+        model = load(Path(spec.path), options, spec.task)
     except HubwireError as error:
         return frames.LoadFailed(key=spec.key, reason=error.reason, text=error.message), []
     except Exception:
@@ -123,53 +120,47 @@ def _forward(
     models: dict[str, WorkerModel], message: frames.Forward, arrays: list[NDArray[Any]]
 ) -> tuple[frames.AnyMessage, list[NDArray[Any]]]:
     start = time.perf_counter_ns()
-    ids, type_ids, offsets, skip = arrays
-    batch = RaggedBatch(ids, type_ids, offsets)
+    batch = RaggedBatch(*arrays[:3])
+    extra = Ragged(*arrays[3:]) if len(arrays) > 3 else None
+    count = len(batch.offsets) - 1
     failures: list[frames.ItemFailure] = []
     try:
         model = models[message.model]
         spent = model.spent
         forward_ns, pool_ns = spent.forward_ns, spent.pool_ns
         try:
-            output = _compute(model, message, batch, skip)
+            output = model.compute(message.operation, message.option, batch, extra)
         except Exception as error:
             if not isinstance(error, HubwireError):
-                log.exception("a batch of %d texts failed; each is tried alone", len(offsets) - 1)
-            output, failures = _compute_alone(model, message, batch, skip)
+                log.exception("a batch of %d texts failed; each is tried alone", count)
+            output, failures = _compute_alone(model, message, batch, extra)
     except Exception:
-        log.exception("a batch of %d texts failed", len(offsets) - 1)
+        log.exception("a batch of %d texts failed", count)
         return frames.BatchFailed(batch=message.batch, reason=Reason.INTERNAL, text="the computation failed"), []
     computed = frames.Computed(
         batch=message.batch,
         compute_ns=time.perf_counter_ns() - start,
         forward_ns=spent.forward_ns - forward_ns,
         pool_ns=spent.pool_ns - pool_ns,
+        ragged=output.offsets is not None,
         failures=tuple(failures),
     )
-    return computed, [output]
-
-
-def _compute(model: WorkerModel, message: frames.Forward, batch: RaggedBatch, skip: NDArray[np.int64]) -> NDArray[np.float32]:
-    """A row a text, or a row a token. Raises HubwireError where some text has no answer."""
-    if message.operation == "pool":
-        return model.pool(batch, message.pooling, skip)
-    output = model.tokens(batch)
-    if not np.isfinite(output).all():
-        raise HubwireError(Reason.OUTPUT_NOT_FINITE, "the model gave NaN or infinity")
-    return output
+    return computed, [*output.arrays] if output.offsets is None else [output.offsets, *output.arrays]
 
 
 def _compute_alone(
-    model: WorkerModel, message: frames.Forward, batch: RaggedBatch, skip: NDArray[np.int64]
-) -> tuple[NDArray[np.float32], list[frames.ItemFailure]]:
-    """One text at a time: a bad one must not spoil its neighbours, and there may be several. Rows of failed texts are zeros."""
-    parts: list[NDArray[np.float32] | None] = []
+    model: WorkerModel, message: frames.Forward, batch: RaggedBatch, extra: Ragged | None
+) -> tuple[Computed, list[frames.ItemFailure]]:
+    """One text at a time: a bad one must not spoil its neighbours, and there may be several. Failed texts have rows of zeros, or none where
+    the output is ragged."""
+    parts: list[Computed | None] = []
     failures = []
     for index in range(len(batch.offsets) - 1):
         low, high = batch.offsets[index], batch.offsets[index + 1]
         alone = RaggedBatch(batch.ids[low:high], batch.type_ids[low:high], np.array([0, high - low], dtype=np.int64))
+        own = None if extra is None else Ragged(extra.text(index), np.array([0, len(extra.text(index))], dtype=np.int64))
         try:
-            parts.append(_compute(model, message, alone, skip[index : index + 1]))
+            parts.append(model.compute(message.operation, message.option, alone, own))
         except HubwireError as error:
             parts.append(None)
             failures.append(frames.ItemFailure(index, error.reason, error.message))
@@ -177,10 +168,22 @@ def _compute_alone(
             log.exception("a text of %d tokens failed", high - low)
             parts.append(None)
             failures.append(frames.ItemFailure(index, Reason.INTERNAL, "the computation failed"))
-    width = next((part.shape[1] for part in parts if part is not None), 0)
-    rows = np.ones(len(parts), dtype=np.int64) if message.operation == "pool" else np.diff(batch.offsets)
-    filled = [np.zeros((count, width), dtype=np.float32) if part is None else part for part, count in zip(parts, rows, strict=True)]
-    return np.concatenate(filled), failures
+    return _joined(parts), failures
+
+
+def _joined(parts: Sequence[Computed | None]) -> Computed:
+    """The outputs of single texts as one."""
+    form = next((part for part in parts if part is not None), None)
+    if form is None:
+        return Computed((), None)
+    rows = 0 if form.offsets is not None else 1
+    empty = tuple(np.zeros((rows, *array.shape[1:]), array.dtype) for array in form.arrays)
+    filled = [empty if part is None else part.arrays for part in parts]
+    arrays = tuple(map(np.concatenate, zip(*filled, strict=True)))
+    if form.offsets is None:
+        return Computed(arrays)
+    counts = [len(part[0]) for part in filled]
+    return Computed(arrays, np.array([0, *accumulate(counts)], dtype=np.int64))
 
 
 def end_with_parent() -> None:
@@ -215,7 +218,7 @@ def run(argv: list[str], load: LoadModel) -> int:
 
 def main() -> int:
     """The worker with the real backends."""
-    from hubwire_server.workers.embedding_model import load
+    from hubwire_server.workers.model import load
 
     return run(sys.argv[1:], load)
 

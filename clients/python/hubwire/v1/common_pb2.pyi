@@ -270,7 +270,7 @@ class Windows(_message.Message):
     STRIDE_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     stride: _builtins.int
-    """stride is the number of tokens that neighbouring windows share. Optional: 0 means a quarter of the room that a window has for the text. One that leaves a window
+    """stride is the number of tokens that neighbouring windows share. Optional: 0 means a quarter of max_tokens. One that leaves a window
     nothing new returns an `INVALID_ARGUMENT` error with the reason VALUE_OUT_OF_RANGE.
     """
     max_tokens: _builtins.int

@@ -1,0 +1,161 @@
+"""What every task on texts does with a request: tokens, admission, batches that it shares with other requests, and the answer as a whole."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+from weakref import WeakSet
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hubwire_server.errors import HubwireError
+from hubwire_server.models.registry import ReadyModel, Registry
+from hubwire_server.scheduling.executor import Executor
+from hubwire_server.scheduling.item import BatchKey, Item, ItemTiming, Output, Sink, TokenArrays
+from hubwire_server.tasks.answer import Timings, Usage
+from hubwire_server.tasks.texts import Caller, Reading, Texts, Tokenized
+
+Extras = Callable[[Tokenized], Sequence[NDArray[Any]] | None]
+"""What the worker needs of each row besides its tokens: one array a row, or None where that is nothing. Raises HubwireError where a text
+does not have it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextWork:
+    """Texts to be computed by one model. They were checked; field is where they are in the request.
+
+    pairs is the second text of each; words is the words of each, where the caller split them. extras is called once tokens are there.
+    """
+
+    model: ReadyModel
+    key: BatchKey
+    reading: Reading
+    texts: Sequence[str]
+    pairs: Sequence[str] | None = None
+    words: Sequence[Sequence[str]] | None = None
+    extras: Extras = lambda tokenized: None
+    field: str = "texts"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComputedTexts:
+    """The output of each row of tokenized.batch, in that order."""
+
+    tokenized: Tokenized
+    outputs: Sequence[Output]
+    usage: Usage
+    timings: Timings
+
+    def array(self, index: int = 0) -> NDArray[Any]:
+        """One array of the outputs of all rows: a row a row, or, where an operation gives a row a token, a row a token."""
+        arrays = [output[index] for output in self.outputs]
+        if arrays[0].ndim == 1:
+            return np.stack(arrays) if len(arrays) > 1 else arrays[0][None]
+        return np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
+
+
+class Closable(Protocol):
+    """A stream (stream.py), as far as tasks know it."""
+
+    def close(self, error: HubwireError) -> None:
+        """Ends it with an error."""
+        ...
+
+
+class TextTask:
+    """Computes texts with the models of a registry on an executor. All tasks on texts share one."""
+
+    def __init__(self, registry: Registry, executor: Executor, texts: Texts) -> None:
+        self.registry = registry
+        self.executor = executor
+        self.texts = texts
+        self.streams: WeakSet[Closable] = WeakSet()
+
+    def close(self, error: HubwireError) -> None:
+        """Ends every stream with an error, after what it accepted is answered."""
+        for stream in list(self.streams):
+            stream.close(error)
+
+    async def compute(self, work: TextWork, caller: Caller, arrived_ns: int) -> ComputedTexts:
+        """Computes all texts, or raises HubwireError for the first that cannot be. arrived_ns is when the request came, on the clock of
+        time.perf_counter_ns."""
+        # A text has a token at least: where not even those fit, there is no need to count them.
+        self.executor.check(len(work.texts))
+        decode_ns = time.perf_counter_ns() - arrived_ns
+        model = work.model
+        with self.registry.lease(model):
+            tokenized = await self.texts.tokenize(model, work.texts, work.reading, pairs=work.pairs, words=work.words)
+            if tokenized.too_long:
+                index = tokenized.too_long[0]
+                raise tokenized.too_long_error(index, f"{work.field}[{index}]")
+            extras = work.extras(tokenized)
+            self.registry.check_served(model, leased=True)
+            timings = Timings(decode_ns=decode_ns, tokenize_ns=tokenized.elapsed_ns)
+            sources = tokenized.batch.sources
+            gather = _Gather(model.name, work.field, sources, timings)
+            items = make_items(work.key, tokenized, range(len(sources)), extras, caller, gather)
+            permit = self.executor.admit(len(tokenized.batch.ids))
+            self.executor.submit(items, permit)
+            try:
+                await gather.done
+            except BaseException:
+                self.executor.cancel(items)
+                # The future in gather keeps the error, and the traceback of the error this frame: with these names the texts would be in
+                # a cycle, which holds them until the collector comes by.
+                del gather, items
+                raise
+        return ComputedTexts(tokenized=tokenized, outputs=gather.outputs, usage=usage_of(tokenized), timings=timings)
+
+
+def batch_key(model: ReadyModel, operation: str, option: str = "") -> BatchKey:
+    """What texts must share to be computed together."""
+    return BatchKey(model.key, operation, option, padded=not model.description.packed)
+
+
+def make_items(
+    key: BatchKey, tokenized: Tokenized, rows: Sequence[int], extras: Sequence[NDArray[Any]] | None, caller: Caller, sink: Sink
+) -> list[Item]:
+    """Rows of a tokenized batch as work for the scheduler, without their permit. The index of each is that of its row."""
+    batch = tokenized.batch
+    ids, type_ids, offsets = batch.ids, batch.type_ids, batch.offsets.tolist()
+    items = []
+    for row in rows:
+        low, high = offsets[row], offsets[row + 1]
+        work = TokenArrays(ids[low:high], type_ids[low:high], None if extras is None else extras[row])
+        items.append(Item(key, high - low, caller.client, caller.deadline_ns, sink, row, work))
+    return items
+
+
+def usage_of(tokenized: Tokenized) -> Usage:
+    """What the texts consumed."""
+    return Usage(input_tokens=len(tokenized.batch.ids), truncated_texts=int(np.count_nonzero(tokenized.truncated)))
+
+
+class _Gather:
+    """The sink of one request: it is done when every row has its output, and fails with the first row that fails."""
+
+    def __init__(self, model: str, field: str, sources: NDArray[np.int64], timings: Timings) -> None:
+        self._model = model
+        self._field = field
+        self._sources = sources
+        self.outputs: list[Any] = [None] * len(sources)
+        self.timings = timings
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._missing = len(sources)
+
+    def deliver(self, item: Item, output: Output, timing: ItemTiming) -> None:
+        """See Sink."""
+        self.outputs[item.index] = output
+        self.timings.add(timing)
+        self._missing -= 1
+        if self._missing == 0 and not self.done.done():
+            self.done.set_result(None)
+
+    def fail(self, item: Item, error: HubwireError) -> None:
+        """See Sink."""
+        if not self.done.done():
+            self.done.set_exception(error.about(field=f"{self._field}[{self._sources[item.index]}]", model=self._model))

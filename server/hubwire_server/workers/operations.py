@@ -1,0 +1,184 @@
+"""What the worker computes: the operations by name, and the form of what goes in and comes out.
+
+    pool    one vector a text. option: the pooling mode, empty for the model's own. extra: how many of the first tokens are left out of it
+    tokens  the last hidden states, a row a token
+    logits  what the head gives: a row a text, or a row a token
+    fill    the likeliest tokens at places of a text. option: how many. extra: the places, -1, and the ids to choose from (none: any)
+    sparse  one sparse vector a text (SPLADE)
+
+Each is computed for a whole batch. Texts that share a batch share operation and option.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hubwire_server import _native
+from hubwire_server.backends.base import RaggedBatch
+from hubwire_server.backends.embedding_head import EmbeddingHead
+from hubwire_server.errors import HubwireError, Reason
+from hubwire_server.workers.spent import Spent
+
+MAX_LOGITS = 1 << 24
+"""The most logits over a vocabulary that are there at one time: 64 MiB. A single text may have more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ragged:
+    """One array a text, one after the other: values has shape (T,), offsets (n + 1,)."""
+
+    values: NDArray[Any]
+    offsets: NDArray[np.int64]
+
+    def text(self, index: int) -> NDArray[Any]:
+        """The array of one text."""
+        values: NDArray[Any] = self.values[self.offsets[index] : self.offsets[index + 1]]
+        return values
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """The output of a batch: arrays that have a row a text, or rows offsets[i] to offsets[i + 1] for text i."""
+
+    arrays: tuple[NDArray[Any], ...]
+    offsets: NDArray[np.int64] | None = None
+
+
+class Forward(Protocol):
+    """A backend, as far as operations use it."""
+
+    def forward(self, batch: RaggedBatch, rows: NDArray[np.int64] | None = None) -> tuple[NDArray[Any], str]:
+        """See Backend.forward."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """What operations run on. Its methods count the time that they take."""
+
+    backend: Forward
+    row_size: int
+    """The number of values in a row of the backend's output."""
+    threads: int
+    spent: Spent
+
+    def forward(self, batch: RaggedBatch, rows: NDArray[np.int64] | None = None) -> tuple[NDArray[Any], str]:
+        """See Backend.forward."""
+        start = time.perf_counter_ns()
+        try:
+            return self.backend.forward(batch) if rows is None else self.backend.forward(batch, rows)
+        finally:
+            self.spent.forward_ns += time.perf_counter_ns() - start
+
+    def forward_float32(self, batch: RaggedBatch, rows: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+        """As forward, in float32 whatever the model computes in. Raises HubwireError (OUTPUT_NOT_FINITE)."""
+        output = as_float32(*self.forward(batch, rows))
+        if not np.isfinite(output).all():
+            raise HubwireError(Reason.OUTPUT_NOT_FINITE, "the model gave NaN or infinity")
+        return output
+
+
+Operation = Callable[[Engine, str, RaggedBatch, Ragged | None], Computed]
+
+
+def tokens(engine: Engine, option: str, batch: RaggedBatch, extra: Ragged | None) -> Computed:
+    """The output of a head that gives a row a token, shape (T, row_size)."""
+    return Computed((engine.forward_float32(batch),), batch.offsets)
+
+
+def texts(engine: Engine, option: str, batch: RaggedBatch, extra: Ragged | None) -> Computed:
+    """The output of a head that gives a row a text, shape (n, row_size)."""
+    return Computed((engine.forward_float32(batch),))
+
+
+def pool(head: EmbeddingHead) -> Operation:
+    """Pools with an embedding model's head: vectors of shape (n, dimensions)."""
+
+    def compute(engine: Engine, option: str, batch: RaggedBatch, extra: Ragged | None) -> Computed:
+        hidden, dtype = engine.forward(batch)
+        start = time.perf_counter_ns()
+        skip = None if extra is None else extra.values.astype(np.int64)
+        vectors = head.pool(hidden, dtype, batch.offsets, mode=option or None, skip=skip, threads=engine.threads)
+        engine.spent.pool_ns += time.perf_counter_ns() - start
+        return Computed((vectors,))
+
+    return compute
+
+
+def fill(engine: Engine, option: str, batch: RaggedBatch, extra: Ragged | None) -> Computed:
+    """The likeliest tokens at each place: ids of shape (m, k), and their probabilities over the whole vocabulary, shape (m, k)."""
+    assert extra is not None
+    places, targets = zip(*(_split(extra.text(index)) for index in range(len(batch.offsets) - 1)), strict=True)
+    rows = np.concatenate([place + start for place, start in zip(places, batch.offsets[:-1], strict=True)]).astype(np.int64)
+    counts = np.array(list(map(len, places)))
+    logits = engine.forward_float32(batch, rows)
+    start = time.perf_counter_ns()
+    k = min(int(option), logits.shape[1])
+    ids, values, total = _native.top_k(logits, k, threads=engine.threads)
+    for text in (index for index, chosen in enumerate(targets) if len(chosen)):
+        low, high = int(counts[:text].sum()), int(counts[: text + 1].sum())
+        ids[low:high], values[low:high] = _best_of(logits[low:high], targets[text], k)
+    scores = np.exp(values - total[:, None])
+    engine.spent.pool_ns += time.perf_counter_ns() - start
+    return Computed((ids, scores), np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+
+
+def sparse(engine: Engine, option: str, batch: RaggedBatch, extra: Ragged | None) -> Computed:
+    """Sparse vectors: indices, values. The logits of a large vocabulary are many, so that few texts at a time go through the head."""
+    maxima = []
+    for part in _groups(batch, MAX_LOGITS // engine.row_size):
+        logits = engine.forward_float32(part)
+        start = time.perf_counter_ns()
+        maxima.append(_native.pool_ragged(logits, part.offsets, mode="max", threads=engine.threads))
+        engine.spent.pool_ns += time.perf_counter_ns() - start
+    start = time.perf_counter_ns()
+    indices, values, offsets = _native.sparse_rows(np.concatenate(maxima), threads=engine.threads)
+    engine.spent.pool_ns += time.perf_counter_ns() - start
+    return Computed((indices, values), offsets)
+
+
+MASKED_LM: Mapping[str, Operation] = {"fill": fill, "sparse": sparse}
+
+
+def as_float32(output: NDArray[Any], dtype: str) -> NDArray[np.float32]:
+    """The values of an array of any of a backend's dtypes."""
+    if dtype == "bfloat16":  # its 16 bits are the upper half of a float32
+        return (output.astype(np.uint32) << 16).view(np.float32)
+    return output.astype(np.float32, copy=False)
+
+
+def _split(extra: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The places of a text, and the ids to choose from."""
+    end = int(np.argmax(extra < 0))
+    return extra[:end], extra[end + 1 :]
+
+
+def _best_of(logits: NDArray[np.float32], targets: NDArray[Any], k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """The best of some ids, shape (m, k); where there are fewer than k, the rest is -1 with a probability of 0."""
+    chosen = logits[:, targets]
+    order = np.argsort(-chosen, axis=1, kind="stable")[:, :k]
+    ids = np.full((len(logits), k), -1, np.int32)
+    values = np.full((len(logits), k), -np.inf, np.float32)
+    ids[:, : order.shape[1]] = targets[order]
+    values[:, : order.shape[1]] = np.take_along_axis(chosen, order, axis=1)
+    return ids, values
+
+
+def _groups(batch: RaggedBatch, budget_tokens: int) -> list[RaggedBatch]:
+    """Runs of texts of at most so many tokens, or of one text that has more."""
+    groups = []
+    first = 0
+    offsets = batch.offsets
+    for text in range(1, len(offsets)):
+        last = text == len(offsets) - 1
+        if last or offsets[text + 1] - offsets[first] > budget_tokens:
+            low, high = offsets[first], offsets[text]
+            groups.append(RaggedBatch(batch.ids[low:high], batch.type_ids[low:high], offsets[first : text + 1] - low))
+            first = text
+    return groups
