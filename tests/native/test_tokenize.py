@@ -169,7 +169,7 @@ def test_special_tokens_can_be_left_out(tokenizer: Tokenizer, library: Library) 
 def test_two_threads_give_what_one_gives(tokenizer: Tokenizer, spans: Any) -> None:
     texts = TEXTS * 40
     one, two = (tokenizer.encode(texts, max_tokens=50, spans=spans, threads=threads) for threads in (1, 2))
-    for name in ("ids", "type_ids", "offsets", "token_counts", "spans", "special_tokens_mask"):
+    for name in ("ids", "type_ids", "offsets", "token_counts", "sources", "spans", "special_tokens_mask", "sequence_ids", "word_ids"):
         np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
 
 
@@ -184,9 +184,11 @@ def test_arrays_have_the_promised_types_and_shapes(tokenizer: Tokenizer) -> None
     }
     assert (batch.spans.dtype, batch.spans.shape) == (np.uint32, (7, 2))
     assert (batch.special_tokens_mask.dtype, batch.special_tokens_mask.shape) == (np.bool_, (7,))
+    assert (batch.sources.dtype, batch.sources.tolist()) == (np.int64, [0, 1])
+    assert (batch.sequence_ids.dtype, batch.sequence_ids.tolist()) == (np.int8, [-1, 0, 0, -1, -1, 0, -1])
+    assert (batch.word_ids.dtype, batch.word_ids.tolist()) == (np.int32, [-1, 0, 1, -1, -1, 0, -1])
     without = tokenizer.encode(["a b"])
-    assert without.spans is None
-    assert without.special_tokens_mask is None
+    assert without.spans is without.special_tokens_mask is without.sequence_ids is without.word_ids is None
 
 
 def test_no_texts_give_an_empty_batch(tokenizer: Tokenizer) -> None:

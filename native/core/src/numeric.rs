@@ -47,3 +47,22 @@ pub(crate) fn normalize(row: &mut [f32]) {
         *value = scaled(*value, factor);
     }
 }
+
+/// The sum in float32, in the order in which numpy adds a row of values: eight sums side by side, and halves apart where there are many.
+pub(crate) fn pairwise_sum(values: &[f32]) -> f32 {
+    const LANES: usize = 8;
+    const BLOCK: usize = 128;
+    if values.len() > BLOCK {
+        let half = values.len() / 2 / LANES * LANES;
+        return pairwise_sum(&values[..half]) + pairwise_sum(&values[half..]);
+    }
+    let (blocks, rest) = values.as_chunks::<LANES>();
+    let mut sums = [0.0_f32; LANES];
+    for block in blocks {
+        for (sum, value) in sums.iter_mut().zip(block) {
+            *sum += value;
+        }
+    }
+    let sum = ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+    rest.iter().fold(sum, |sum, value| sum + value)
+}

@@ -1,20 +1,22 @@
-//! Ragged batches: n texts, one after the other in flat arrays, with n + 1 offsets.
+//! Ragged batches: n rows, one after the other in flat arrays, with n + 1 offsets.
 
 use std::ops::Range;
 
 use crate::error::{Error, Reason, Result};
 
-/// The tokens of n texts, one after the other.
+/// The tokens of n rows, one after the other. A row is a text or a pair, or a window of it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct RaggedBatch {
     /// Vocabulary numbers of all tokens.
     pub ids: Vec<i32>,
     /// Segment numbers of all tokens: 0 for the first text of a pair, 1 for the second.
     pub type_ids: Vec<i32>,
-    /// Where each text begins, and the number of tokens at the end.
+    /// Where each row begins, and the number of tokens at the end.
     pub offsets: Vec<i64>,
-    /// The number of tokens of each text before truncation.
+    /// The number of tokens of the text of each row before truncation.
     pub token_counts: Vec<i64>,
+    /// The index of the text of each row.
+    pub sources: Vec<i64>,
     /// Positions and marks of all tokens, where they were asked for.
     pub positions: Option<Positions>,
 }
@@ -26,38 +28,47 @@ pub struct Positions {
     pub spans: Vec<[u32; 2]>,
     /// Whether the tokenizer added the token.
     pub special_tokens_mask: Vec<bool>,
+    /// The text of a pair that the token is of: 0 or 1, and -1 where the tokenizer added it.
+    pub sequence_ids: Vec<i8>,
+    /// The word of its text that the token is of, and -1 where the tokenizer added it.
+    pub word_ids: Vec<i32>,
 }
 
 impl RaggedBatch {
-    /// An empty batch with room for `texts` texts, which holds positions where `positions` is true.
-    pub(crate) fn with_capacity(texts: usize, positions: bool) -> Self {
-        let mut offsets = Vec::with_capacity(texts + 1);
+    /// An empty batch with room for `rows` rows, which holds positions where `positions` is true.
+    pub(crate) fn with_capacity(rows: usize, positions: bool) -> Self {
+        let mut offsets = Vec::with_capacity(rows + 1);
         offsets.push(0);
-        Self { offsets, token_counts: Vec::with_capacity(texts), positions: positions.then(Positions::default), ..Self::default() }
+        let (token_counts, sources) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
+        Self { offsets, token_counts, sources, positions: positions.then(Positions::default), ..Self::default() }
     }
 
-    /// Closes the current text: what was appended to the flat arrays since the last call belongs to it.
-    pub(crate) fn end_text(&mut self, token_count: usize) {
+    /// Closes the current row: what was appended to the flat arrays since the last call belongs to it.
+    pub(crate) fn end_row(&mut self, source: usize, token_count: usize) {
         self.offsets.push(as_offset(self.ids.len()));
         self.token_counts.push(as_offset(token_count));
+        self.sources.push(as_offset(source));
     }
 
-    /// Appends all texts of `other`.
+    /// Appends all rows of `other`.
     pub(crate) fn append(&mut self, other: Self) {
         let base = as_offset(self.ids.len());
         self.ids.extend(other.ids);
         self.type_ids.extend(other.type_ids);
         self.offsets.extend(other.offsets.iter().skip(1).map(|offset| base + offset));
         self.token_counts.extend(other.token_counts);
+        self.sources.extend(other.sources);
         if let (Some(mine), Some(theirs)) = (&mut self.positions, other.positions) {
             mine.spans.extend(theirs.spans);
             mine.special_tokens_mask.extend(theirs.special_tokens_mask);
+            mine.sequence_ids.extend(theirs.sequence_ids);
+            mine.word_ids.extend(theirs.word_ids);
         }
     }
 }
 
 /// A length in memory as an offset. Memory is addressed with less than 63 bits, so this always fits.
-fn as_offset(length: usize) -> i64 {
+pub(crate) fn as_offset(length: usize) -> i64 {
     i64::try_from(length).unwrap_or(i64::MAX)
 }
 

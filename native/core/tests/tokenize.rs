@@ -5,7 +5,7 @@ mod common;
 use common::Random;
 use hubwire_core::Reason;
 use hubwire_core::ragged::RaggedBatch;
-use hubwire_core::tokenize::{OffsetUnit, Options, Tokenizer, TruncationSide};
+use hubwire_core::tokenize::{OffsetUnit, Options, PairTruncation, Tokenizer, TruncationSide};
 use tokenizers::{Encoding, Tokenizer as Inner, TruncationDirection, TruncationParams};
 
 /// A small tokenizer of words, with a truncation and a padding that must not be used.
@@ -45,7 +45,15 @@ const WORD_LEVEL: &str = r#"{
 const WORDS: [&str; 10] = ["a", "ab", "baabab", "naïve", "日本", "!", "[SEP]", "zzz", "😀a", "e\u{301}"];
 
 fn options() -> Options {
-    Options { add_special_tokens: true, max_tokens: None, truncation_side: TruncationSide::Right, spans: None, threads: 1 }
+    Options {
+        add_special_tokens: true,
+        max_tokens: None,
+        truncation_side: TruncationSide::Right,
+        truncation: PairTruncation::LongestFirst,
+        stride: None,
+        spans: None,
+        threads: 1,
+    }
 }
 
 fn text(random: &mut Random, words: usize) -> String {
@@ -88,6 +96,7 @@ fn encodes_and_cuts_as_the_library_does() {
             truncation_side: random.pick(&[TruncationSide::Left, TruncationSide::Right]),
             spans: random.chance().then_some(OffsetUnit::CodePoint),
             threads: 1 + random.below(3),
+            ..options()
         };
         let batch = tokenizer.encode(&texts, pairs, &options).unwrap();
         assert_eq!((batch.offsets.len(), batch.token_counts.len()), (count + 1, count));

@@ -4,15 +4,17 @@
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use crate::{pool, quantize, tokenize, wire};
+use crate::{entities, pool, quantize, tokenize, wire};
 
 /// Puts the aliases into the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    let aliases: [(&str, &[&str]); 5] = [
+    let aliases: [(&str, &[&str]); 7] = [
+        ("AggregationStrategy", &entities::STRATEGIES),
         ("PoolingMode", &pool::MODES),
         ("Encoding", &quantize::ENCODINGS),
         ("WireEncoding", &wire::ENCODINGS),
         ("OffsetUnit", &tokenize::OFFSET_UNITS),
+        ("PairTruncation", &tokenize::PAIR_TRUNCATIONS),
         ("TruncationSide", &tokenize::TRUNCATION_SIDES),
     ];
     let typing = module.py().import("typing")?;

@@ -8,7 +8,7 @@ use pyo3::types::PyBytes;
 use crate::arrays::Array;
 use crate::detach::detached;
 use crate::error::{raise, unknown_name};
-use crate::tokenize::strings;
+use crate::strings::strings;
 
 /// `WireEncoding` in Python.
 pub const ENCODINGS: [&str; 5] = ["float", "float32_bytes", "float16_bytes", "int8_bytes", "binary_bytes"];

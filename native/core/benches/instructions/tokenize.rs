@@ -3,7 +3,7 @@
 use gungraun::{library_benchmark, library_benchmark_group};
 use hubwire_core::Result;
 use hubwire_core::ragged::{Offsets, RaggedBatch};
-use hubwire_core::tokenize::{OffsetUnit, Options, Tokenizer, TruncationSide};
+use hubwire_core::tokenize::{OffsetUnit, Options, PairTruncation, Tokenizer, TruncationSide};
 
 use crate::common::Random;
 use crate::{inputs, tokenizers};
@@ -36,8 +36,15 @@ const WORDS: [&str; 24] = [
     "well...",
 ];
 const TEXTS: usize = 64;
-const OPTIONS: Options =
-    Options { add_special_tokens: true, max_tokens: Some(64), truncation_side: TruncationSide::Right, spans: None, threads: 1 };
+const OPTIONS: Options = Options {
+    add_special_tokens: true,
+    max_tokens: Some(64),
+    truncation_side: TruncationSide::Right,
+    truncation: PairTruncation::LongestFirst,
+    stride: None,
+    spans: None,
+    threads: 1,
+};
 
 /// One call of a tokenizer.
 #[derive(Clone, Copy)]
