@@ -164,6 +164,17 @@ class Texts:
                 metadata={"size_bytes": str(size), "limit_bytes": str(limit)},
             )
 
+    def check_read_bytes(self, size: int, field: str) -> None:
+        """Raises HubwireError where the texts of a request, counted as often as they are read, have more bytes than a message may hold."""
+        limit = self._limits.max_request_bytes
+        if size > limit:
+            raise HubwireError(
+                Reason.TEXT_TOO_LARGE,
+                f"a text is read once for each that it is paired with; that makes {size} bytes, and the server reads {limit} at once",
+                field=field,
+                metadata={"size_bytes": str(size), "limit_bytes": str(limit)},
+            )
+
     async def tokenize(
         self,
         model: ReadyModel,
