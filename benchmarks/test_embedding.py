@@ -13,7 +13,8 @@ import pytest
 from benchmarks.load import workloads
 from hubwire_server._native import Tokenizer, convert
 from hubwire_server.backends.base import LoadOptions, RaggedBatch
-from hubwire_server.workers.embedding_model import load
+from hubwire_server.models.description import Task
+from hubwire_server.workers.model import load
 
 BATCH_TEXTS = 32
 TEXTS = 160
@@ -34,7 +35,7 @@ def both(folder: Path, cache: Path, backend: str) -> tuple[Callable[[], np.ndarr
     from sentence_transformers import SentenceTransformer
 
     texts = workloads.texts("mixed", TEXTS)
-    model = load(folder, LoadOptions(backend=backend, dtype="float32", threads=THREADS, cache_dir=cache))
+    model = load(folder, LoadOptions(backend=backend, dtype="float32", threads=THREADS, cache_dir=cache), Task.EMBEDDING)
     assert model.description.backend == backend
     tokenizer = Tokenizer(model.tokenizer_json)
     theirs = SentenceTransformer(str(folder), device="cpu")
@@ -43,9 +44,8 @@ def both(folder: Path, cache: Path, backend: str) -> tuple[Callable[[], np.ndarr
         vectors = []
         for low in range(0, len(texts), BATCH_TEXTS):
             batch = tokenizer.encode(texts[low : low + BATCH_TEXTS], max_tokens=model.description.max_tokens, threads=THREADS)
-            skip = np.zeros(len(batch.offsets) - 1, dtype=np.int64)
-            pooled = model.pool(RaggedBatch(batch.ids, batch.type_ids, batch.offsets), "", skip)
-            vectors.append(convert(pooled, normalize=model.description.normalize)[0])
+            pooled = model.compute("pool", "", RaggedBatch(batch.ids, batch.type_ids, batch.offsets), None).arrays[0]
+            vectors.append(convert(pooled, normalize=True)[0])
         return np.concatenate(vectors)
 
     def baseline() -> np.ndarray:

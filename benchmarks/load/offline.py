@@ -33,11 +33,12 @@ class Offline:
     def __init__(self, folder: Path, options: dict[str, Any]) -> None:
         from hubwire_server._native import Tokenizer, convert
         from hubwire_server.backends.base import LoadOptions, RaggedBatch
-        from hubwire_server.workers.embedding_model import load
+        from hubwire_server.models.description import Task
+        from hubwire_server.workers.model import load
 
         if "cache_dir" in options:
             options["cache_dir"] = Path(options["cache_dir"]).expanduser()
-        self._model = load(folder, LoadOptions(**options))
+        self._model = load(folder, LoadOptions(**options), Task.EMBEDDING)
         self._tokenizer = Tokenizer(self._model.tokenizer_json)
         self._threads = options["threads"]
         self._convert, self._batch = convert, RaggedBatch
@@ -62,8 +63,8 @@ class Offline:
         ragged = self._batch(
             np.concatenate([batch.ids[span] for span in spans]), np.concatenate([batch.type_ids[span] for span in spans]), offsets
         )
-        pooled = self._model.pool(ragged, "", np.zeros(len(chosen), dtype=np.int64))
-        return self._convert(pooled, normalize=self._model.description.normalize)[0]
+        pooled = self._model.compute("pool", "", ragged, None).arrays[0]
+        return self._convert(pooled, normalize=self._model.description.embedding.normalize)[0]
 
     def _calls(self, lengths: NDArray[np.int64]) -> list[slice]:
         first, parts = 0, []

@@ -51,8 +51,9 @@ from hubwire_server.workers.supervisor import WorkerOptions
 FAKE_WORKER_COMMAND = (sys.executable, "-m", "hubwire_server.testing")
 HIDDEN_SIZE = 8
 MAX_TOKENS = 32
-_WORDS = ["[UNK]", "[CLS]", "[SEP]", "crash", "hang", "nan", "slow", "fail", "[MASK]"]
+_WORDS = ["[UNK]", "[CLS]", "[SEP]", "crash", "hang", "nan", "slow", "fail"]
 _VOCABULARY = {word: index for index, word in enumerate(_WORDS)} | {f"w{index}": len(_WORDS) + index for index in range(1000)}
+_VOCABULARY["[MASK]"] = len(_VOCABULARY)
 
 
 class ManualClock:

@@ -6,7 +6,7 @@ import json
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import grpc
@@ -16,26 +16,15 @@ import hubwire
 from hubwire.v1 import embedding_pb2 as embedding
 from hubwire.v1 import embedding_pb2_grpc, model_pb2, model_pb2_grpc
 from hubwire_server.errors import REASONS, HubwireError, Reason
+from hubwire_server.models.description import Task
 from hubwire_server.settings import Settings
 from hubwire_server.status import to_status
 from hubwire_server.tasks.embedding import EmbeddingTask, EmbedRequest
+from hubwire_server.tasks.text_task import TextTask
 from hubwire_server.tasks.texts import Caller, TextLimits, Texts
 from tests.conftest import Server, serve
 from tests.rpc.conftest import Details, read_error, read_status
-
-Call = Callable[[Server], object]
-
-
-@dataclass(frozen=True)
-class Case:
-    """A call and what its error says. server chooses one of the fixtures of servers()."""
-
-    name: str
-    reason: Reason
-    call: Call
-    field: str = ""
-    server: str = "plain"
-    model: str = ""
+from tests.rpc.error_cases import Call, Case
 
 
 def embed(*texts: str, model: str = "", **options) -> Call:
@@ -122,7 +111,7 @@ def expired(server: Server) -> object:
 
     async def run() -> object:
         texts = Texts(TextLimits(max_texts=9, max_text_bytes=99, max_request_bytes=999), threads=1)
-        task = EmbeddingTask(server.app.registry, server.app.dispatcher, texts)
+        task = EmbeddingTask(TextTask(server.app.registry, server.app.dispatcher, texts))
         return await task.embed(EmbedRequest(texts=["w1"]), Caller(client="c", deadline_ns=1))
 
     return server.on_loop(run)
@@ -222,7 +211,13 @@ SERVERS = {
     "crashing": {"description": {"crash_at_load": True}},
     "small": {"settings": Settings(max_waiting_tokens=50, shutdown_grace_s=0.2)},
     "stopping": {},
+    **{str(task): {"task": task} for task in Task if task is not Task.PIPELINE},
 }
+TABLE = [
+    *CASES,
+    *(case for module in sorted(Path(__file__).parent.glob("cases_*.py")) for case in import_module(f"tests.rpc.{module.stem}").CASES),
+]
+"""The cases of this file, and those of each service's own."""
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +237,7 @@ def servers() -> Iterator[Callable[[str], Server]]:
             context.__exit__(None, None, None)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", TABLE, ids=lambda case: case.name)
 def test_bad_input_is_answered_with_code_reason_and_field(case: Case, servers):
     server = servers(case.server)
     details = error_of(case, server)
@@ -264,7 +259,7 @@ def error_of(case: Case, server: Server) -> Details:
 
 
 def test_the_table_covers_every_reason():
-    assert {case.reason for case in CASES} | {Reason.MESSAGE_TOO_LARGE} == set(Reason)
+    assert {case.reason for case in TABLE} | {Reason.MESSAGE_TOO_LARGE} == set(Reason)
 
 
 def test_a_message_of_100_mb_is_refused_by_grpc_itself_and_the_client_names_the_reason(server):

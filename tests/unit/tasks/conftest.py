@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from hubwire_server.tasks.embedding import EmbeddingTask
+from hubwire_server.tasks.text_task import TextTask
 from hubwire_server.tasks.texts import TextLimits, Texts
 from hubwire_server.testing import running_server
 
@@ -16,5 +17,5 @@ async def task() -> AsyncIterator[EmbeddingTask]:
     """The embedding task with a worker of the fake model behind it."""
     async with running_server() as server:
         texts = Texts(TextLimits(max_texts=2_000, max_text_bytes=1_000, max_request_bytes=1_000_000), threads=1)
-        yield EmbeddingTask(server.app.registry, server.app.dispatcher, texts)
+        yield EmbeddingTask(TextTask(server.app.registry, server.app.dispatcher, texts))
         texts.close()

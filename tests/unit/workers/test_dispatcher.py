@@ -30,7 +30,7 @@ class Worker:
         return True
 
     def compute(self, message: frames.Forward, arrays) -> None:
-        ids, _, offsets, _ = arrays
+        ids, _, offsets = arrays
         self.sent.append((message.batch, [int(ids[low]) for low in offsets[:-1]]))
 
 
@@ -42,7 +42,7 @@ class Answers:
         self.rows = {}
 
     def deliver(self, item, output, timing) -> None:
-        self.rows[item.index] = output
+        (self.rows[item.index],) = output
         self.timings[item.index] = timing
 
     def fail(self, item, error) -> None:
@@ -109,3 +109,12 @@ async def test_the_time_behind_another_batch_counts_as_queue_and_not_as_transfer
     assert (first.queue_ns, first.batch.transfer_ns) == (0, 10)
     assert (first.batch.compute_ns, first.batch.forward_ns, first.batch.pool_ns) == (30, 25, 4)
     assert (second.queue_ns, second.batch.transfer_ns, second.batch.compute_ns) == (30, 7, 33)
+
+
+def test_a_ragged_output_is_cut_at_its_offsets():
+    setup = Setup("cpu")
+    setup.submit(1, 2, 3)
+    number, _ = setup.worker.sent[0]
+    offsets, values = np.array([0, 2, 2, 5], dtype=np.int64), np.arange(5, dtype=np.int32)
+    setup.dispatcher.on_computed(frames.Computed(batch=number, compute_ns=0, ragged=True), [offsets, values])
+    assert {number: rows.tolist() for number, rows in setup.answers.rows.items()} == {1: [0, 1], 2: [], 3: [2, 3, 4]}

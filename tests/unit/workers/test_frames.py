@@ -33,7 +33,7 @@ MESSAGES = [
     frames.Load(spec=SPEC),
     frames.LoadFailed(key="m#1", reason=Reason.MODEL_LOAD_FAILED, text="é ✂"),
     frames.Unload(key="m#1"),
-    frames.Forward(batch=1, model="m", operation="pool", pooling=""),
+    frames.Forward(batch=1, model="m", operation="pool", option=""),
     frames.Computed(batch=2**40, compute_ns=5, forward_ns=3, pool_ns=1, failures=(frames.ItemFailure(3, "OUTPUT_NOT_FINITE", "t"),)),
     frames.BatchFailed(batch=1, reason="INTERNAL", text=""),
 ]

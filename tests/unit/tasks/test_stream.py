@@ -1,4 +1,4 @@
-"""A stream of the embedding task on the fake model."""
+"""Streams of texts, here of the embedding task, on the fake model."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import asyncio
 import time
 
 from hubwire_server.tasks.embedding import EmbedOptions
-from hubwire_server.tasks.embedding_stream import WINDOW_TEXTS, EmbedStream
+from hubwire_server.tasks.stream import WINDOW_TEXTS, StreamEntry, TextStream
 from hubwire_server.tasks.texts import Caller
 
 
 async def test_every_result_counts_from_the_arrival_of_its_message_however_long_it_waited_for_room(task):
     """decode_ns counts from there too, so that the total holds it."""
     count = 2 * WINDOW_TEXTS
-    stream = EmbedStream(task, task.plan("", EmbedOptions()), Caller(client="a"), ordered=False)
+    stream = TextStream(task.texts, task.plan("", EmbedOptions()), Caller(client="a"), ordered=False)
     arrived_ns = time.perf_counter_ns()
 
     async def push() -> None:
-        await stream.push([(str(index), "w1") for index in range(count)], arrived_ns)
+        await stream.push([StreamEntry(str(index), "w1") for index in range(count)], arrived_ns)
         stream.close_input()
 
     pushing = asyncio.create_task(push())
