@@ -114,7 +114,9 @@ class ClassifyTextOptions(_message.Message):
     FUNCTION_FIELD_NUMBER: _builtins.int
     TRUNCATION_FIELD_NUMBER: _builtins.int
     top_k: _builtins.int
-    """top_k is how many labels to return for each text. 0 means all. A value above their number means all."""
+    """top_k is how many labels to return for each text. 0 means all. A value above their number means all. A request whose answer would hold more
+    than 1,048,576 labels returns an `INVALID_ARGUMENT` error with the reason TOO_MANY_TEXTS.
+    """
     function: Global___ClassificationFunction.ValueType
     """function turns logits into scores. Default: what the model's problem_type asks for."""
     @_builtins.property
@@ -435,14 +437,16 @@ class ClassifyZeroShotOptions(_message.Message):
     MULTI_LABEL_FIELD_NUMBER: _builtins.int
     TRUNCATION_FIELD_NUMBER: _builtins.int
     hypothesis_template: _builtins.str
-    """hypothesis_template is the sentence that each label is put into, at "{}". Default "This example is {}.". One without "{}" returns an
-    `INVALID_ARGUMENT` error with the reason VALUE_OUT_OF_RANGE.
+    """hypothesis_template is the sentence that each label is put into, at "{}". Default "This example is {}.". One that does not hold "{}" exactly
+    once returns an `INVALID_ARGUMENT` error with the reason VALUE_OUT_OF_RANGE.
     """
     multi_label: _builtins.bool
     """multi_label scores each label on its own, from 0 to 1. Default false: exactly one label is true, and the scores of a text sum to 1."""
     @_builtins.property
     def truncation(self) -> _common_pb2.Truncation:
-        """truncation allows texts, never labels, to be cut. Default: a text that is over the model's limit together with a label is refused."""
+        """truncation allows texts, never labels, to be cut. Default: a text that is over the model's limit together with a label is refused. A label
+        whose sentence leaves no room for a text is refused in any case, with the reason TEXT_TOO_LONG.
+        """
 
     def __init__(
         self,
