@@ -44,6 +44,8 @@ class TokenizerDetails(msgspec.Struct, frozen=True, kw_only=True):
     mask_token: str = ""
     word_pieces: bool = False
     """Whether the vocabulary marks the tokens that continue a word, which is how transformers tells them apart where it can."""
+    clean_up_spaces: bool = False
+    """Whether transformers takes the spaces before punctuation out of a decoded text (clean_up_tokenization_spaces)."""
 
 
 class EmbeddingDetails(msgspec.Struct, frozen=True, kw_only=True):

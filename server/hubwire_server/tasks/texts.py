@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ from hubwire_server.models.registry import ReadyModel
 
 if TYPE_CHECKING:
     from hubwire_server._native import OffsetUnit, PairTruncation
+
+R = TypeVar("R")
 
 INLINE_TOKENIZE_CHARACTERS = 8_192
 """Requests up to this size are tokenized on the event loop: it takes well under 1 ms, and handing the work to a thread costs about 0.1
@@ -175,6 +177,12 @@ class Texts:
                 metadata={"size_bytes": str(size), "limit_bytes": str(limit)},
             )
 
+    async def run(self, work: Callable[[], R], characters: int) -> R:
+        """Runs work of the tokenizer on texts of so many characters: at once where they are few, in the tokenizer's thread otherwise."""
+        if characters <= INLINE_TOKENIZE_CHARACTERS:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
     async def tokenize(
         self,
         model: ReadyModel,
@@ -191,10 +199,9 @@ class Texts:
         start = time.perf_counter_ns()
         encode = partial(self._encode, model, texts, reading, pairs, words)
         try:
-            if sum(map(len, texts)) + sum(map(len, pairs or ())) + len(reading.prompt) * len(texts) <= INLINE_TOKENIZE_CHARACTERS:
-                batch, prompt_tokens = encode()
-            else:
-                batch, prompt_tokens = await asyncio.get_running_loop().run_in_executor(self._pool, encode)
+            batch, prompt_tokens = await self.run(
+                encode, sum(map(len, texts)) + sum(map(len, pairs or ())) + len(reading.prompt) * len(texts)
+            )
         except NativeError as error:
             raise HubwireError(Reason.INTERNAL, f"the tokenizer failed: {error}") from error
         counts = batch.token_counts

@@ -125,6 +125,7 @@ def _describe(loaded: LoadedModel, task: Task) -> ModelDescription:
             mask_token_id=tokenizer.mask_token_id,
             mask_token=tokenizer.mask_token,
             word_pieces=tokenizer.word_pieces,
+            clean_up_spaces=tokenizer.clean_up_spaces,
         ),
         embedding=embedding,
         classification=classification,
