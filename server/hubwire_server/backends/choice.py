@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hubwire_server.backends.base import Backend, Candidate, LoadOptions, RaggedBatch
-from hubwire_server.backends.calibration import EQUAL_COSINE, MIN_COSINE, MIXED_LENGTHS, choose, time_candidates
-from hubwire_server.backends.embedding_head import EmbeddingHead
+from hubwire_server.backends.base import Backend, Candidate, Head, LoadOptions, RaggedBatch
+from hubwire_server.backends.calibration import MIXED_LENGTHS, choose, time_candidates
 from hubwire_server.backends.onnx import ExportCache, ExportKey, OnnxBackend, SessionOptions
 from hubwire_server.backends.onnx.cache import EXPORTS
 from hubwire_server.backends.onnx.check import MAX_DIFFERENCE, probe_difference
 from hubwire_server.backends.onnx.info import ExportError, read_info
 from hubwire_server.backends.records import Record, Records
-from hubwire_server.backends.sentence_folder import SentenceFolder
+from hubwire_server.backends.rows import probe_rows
+from hubwire_server.backends.source import ModelSource
 from hubwire_server.backends.tokenizer_export import ExportedTokenizer, export_tokenizer, read_tokenizer, write_tokenizer
 from hubwire_server.errors import HubwireError, Reason
 
@@ -76,15 +76,15 @@ class _Way:
 
 
 class Chooser:
-    """Loads the model of a folder on a CPU. identify gives its fingerprint; cache is the folder for exports and records."""
+    """Loads a model on a CPU. identify gives its fingerprint; cache is the folder for exports and records."""
 
-    def __init__(self, folder: SentenceFolder, identify: Callable[[], str], options: LoadOptions, cache: Path) -> None:
-        self._folder = folder
-        self._path = folder.transformer_path
+    def __init__(self, source: ModelSource, identify: Callable[[], str], options: LoadOptions, cache: Path) -> None:
+        self._source = source
+        self._path = source.path
         self._identify = identify
         self.fingerprint = identify()
         self._options = replace(options, device="cpu")
-        self._records = Records(cache)
+        self._records = Records(cache, source.head)
         self._exports = ExportCache(cache / EXPORTS, shared=list(self._path.glob("*.safetensors")))
         self._refusal = ""
         self._passing = False
@@ -158,7 +158,8 @@ class Chooser:
             yield _Way(Candidate(backend="torch", dtype="float32", cosine=1.0, note=reference.description.packed_note), reference)
         if backend != "torch":
             yield from self._onnx_ways()
-        if backend != "onnx" and dtype == "auto":
+        # Scores are promised to be those of transformers, which a lower precision only gives to whoever asks for it.
+        if backend != "onnx" and dtype == "auto" and self._source.head is Head.BODY:
             for half in ("bfloat16", "float16"):
                 yield self._half_way(half)
 
@@ -190,34 +191,32 @@ class Chooser:
         return _Way(replace(candidate, note=backend.description.packed_note), backend)
 
     def _compare(self, ways: list[_Way], reference: TorchBackend) -> None:
-        """Writes down how close the vectors of each way are to those of torch in float32, and refuses those that are not close enough."""
+        """Writes down how close what each way gives is to what torch gives in float32, and refuses those that are not close enough."""
         check = reference.random_texts(MIXED_LENGTHS)
-        size = reference.description.row_size
+        comparer = self._source.comparer
         expected: NDArray[np.float32] | None = None
-        head = EmbeddingHead.from_sentence_folder(self._folder, hidden_size=size, allow_pickle=self._options.allow_pickle)
         for way in ways:
             if way.backend is None or way.backend is reference:
                 continue
             try:
-                expected = _vectors(reference, head, check) if expected is None else expected
-                cosine = _lowest_cosine(expected, _vectors(way.backend, head, check))
+                expected = comparer.outputs(reference, check) if expected is None else expected
+                outputs = comparer.outputs(way.backend, check)
             except Exception as error:
                 # Engines raise what they like on texts that are longer than those of the probe, and half precision may overflow.
                 way.refuse(_one_line(error))
                 continue
-            way.candidate = replace(way.candidate, cosine=cosine)
-            if not cosine >= self._least_cosine(way.candidate.dtype):
-                way.refuse(f"not equal enough: a cosine of {self._least_cosine(way.candidate.dtype)} is needed")
-
-    def _least_cosine(self, dtype: str) -> float:
-        """int8 is only here where it was asked for, and then whatever it is."""
-        return {"float32": EQUAL_COSINE, "int8": -1.0}.get(dtype, MIN_COSINE)
+            way.candidate = replace(way.candidate, cosine=comparer.compare(expected, outputs))
+            if refusal := comparer.refusal(expected, outputs, way.candidate.dtype):
+                way.refuse(refusal)
 
     def _time(self, ways: list[_Way], reference: TorchBackend) -> None:
         running = [(way, way.backend) for way in ways if way.backend is not None]
-        timings = time_candidates([backend.forward for _, backend in running], reference.random_texts)
+        timings = time_candidates([partial(self._forward, backend) for _, backend in running], reference.random_texts)
         for (way, _), timing in zip(running, timings, strict=True):
             way.candidate = replace(way.candidate, short_ns=timing.short_ns, mixed_ns=timing.mixed_ns)
+
+    def _forward(self, backend: Backend, texts: RaggedBatch) -> None:
+        backend.forward(texts, probe_rows(self._source.head, texts))
 
     def _settle(self, ways: list[_Way], reference: TorchBackend) -> Choice:
         """Chooses, keeps the record, and closes every other backend."""
@@ -241,7 +240,7 @@ class Chooser:
 
     @cached_property
     def _tokenizer(self) -> ExportedTokenizer:
-        return export_tokenizer(self._path, allow_remote_code=self._options.allow_remote_code, lowercase=self._folder.lowercase)
+        return export_tokenizer(self._path, allow_remote_code=self._options.allow_remote_code, lowercase=self._source.lowercase)
 
     @property
     def _onnx_dtype(self) -> str:
@@ -250,14 +249,19 @@ class Chooser:
     def _key(self, dtype: str) -> ExportKey:
         options = self._options
         return ExportKey(
-            fingerprint=self.fingerprint, dtype=dtype, allow_pickle=options.allow_pickle, allow_remote_code=options.allow_remote_code
+            fingerprint=self.fingerprint,
+            head=self._source.head,
+            dtype=dtype,
+            allow_pickle=options.allow_pickle,
+            allow_remote_code=options.allow_remote_code,
         )
 
     def _load_torch(self, dtype: str, *, export: bool = False) -> TorchBackend:
         from hubwire_server.backends.torch import load  # here, since importing torch takes seconds
 
         options = replace(self._options, dtype=dtype)
-        return load(self._path, options, on_body=self._export) if export else load(self._path, options)
+        head = self._source.head
+        return load(self._path, options, head, on_model=self._export) if export else load(self._path, options, head)
 
     def _open_session(self, folder: Path, session: str) -> OnnxBackend:
         """Raises HubwireError (MODEL_LOAD_FAILED) where the export cannot be opened, or does not give what torch gave of its probe."""
@@ -268,16 +272,17 @@ class Chooser:
             raise HubwireError(Reason.MODEL_LOAD_FAILED, f"the export differs from torch by {difference:.1e} standard deviations")
         return backend
 
-    def _export(self, body: Any) -> None:
+    def _export(self, model: Any) -> None:
         """Puts an export of the model into the cache, unless there is one. What speaks against it is kept for the description."""
-        from hubwire_server.backends.onnx.body import export_body
+        from hubwire_server.backends.onnx.build import build_export
 
-        self._write("float32", lambda folder: export_body(body, folder, weights=self._path, threads=self._options.threads))
+        head, threads = self._source.head, self._options.threads
+        self._write("float32", lambda folder: build_export(model, head, folder, weights=self._path, threads=threads))
 
     def _quantized(self, exported: Path) -> Path | None:
-        from hubwire_server.backends.onnx.body import quantize_body
+        from hubwire_server.backends.onnx.build import build_quantized
 
-        return self._write("int8", lambda folder: quantize_body(exported, folder, threads=self._options.threads))
+        return self._write("int8", lambda folder: build_quantized(exported, folder, threads=self._options.threads))
 
     def _write(self, dtype: str, build: Callable[[Path], None]) -> Path | None:
         """The export in the cache, which build makes where there is none of use. None where it cannot be made, which _refusal explains."""
@@ -328,16 +333,3 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, HubwireError):
         return error.message
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:300]}"
-
-
-def _vectors(backend: Backend, head: EmbeddingHead, texts: RaggedBatch) -> NDArray[np.float32]:
-    hidden, dtype = backend.forward(texts)
-    return head.pool(hidden, dtype, texts.offsets)
-
-
-def _lowest_cosine(expected: NDArray[np.float32], vectors: NDArray[np.float32]) -> float:
-    a, b = expected.astype(np.float64), vectors.astype(np.float64)
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    # Two vectors of zeros are equal.
-    cosines = np.where(norms > 0, np.einsum("nd,nd->n", a, b) / np.maximum(norms, 1e-30), (a == b).all(axis=1))
-    return float(cosines.min())

@@ -1,7 +1,7 @@
 """What was measured of a model on this machine, kept between starts, so that the next one need not measure it again.
 
-A record is one small JSON file in the cache folder. It holds for one model, one kind of processor, one number of threads, one set of
-options and one set of versions: where any of them differs there is no record.
+A record is one small JSON file in the cache folder. It holds for one model with one head, one kind of processor, one number of threads, one
+set of options and one set of versions: where any of them differs there is no record.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pathlib import Path
 import msgspec
 
 from hubwire_server import _native
-from hubwire_server.backends.base import Candidate, LoadOptions
+from hubwire_server.backends.base import Candidate, Head, LoadOptions
 
 FOLDER = "choices"
-FORMAT = 1
+FORMAT = 2
 """Raised whenever a record of before would be read wrongly."""
 PACKAGES = ("hubwire-server", "numpy", "onnxruntime", "torch", "transformers")
 
@@ -43,10 +43,11 @@ class Record:
 
 
 class Records:
-    """The records in a cache folder."""
+    """The records in a cache folder of models with a head."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, head: Head = Head.BODY) -> None:
         self._folder = root / FOLDER
+        self._head = head
 
     def find(self, fingerprint: str, options: LoadOptions) -> Record | None:
         """The record of a model, or None where there is none that can be read."""
@@ -90,7 +91,7 @@ class Records:
             self._note(fingerprint, options).unlink(missing_ok=True)
 
     def clear(self) -> int:
-        """Removes all records, and returns how many bytes that freed. Files of another name are not ours, and stay."""
+        """Removes all records, whatever their head, and returns how many bytes that freed. Files of another name are not ours, and stay."""
         freed = 0
         for path in self._folder.iterdir() if self._folder.is_dir() else ():
             if _NAME.fullmatch(path.name):
@@ -102,7 +103,7 @@ class Records:
         return self._path(fingerprint, options).with_suffix(".measuring")
 
     def _path(self, fingerprint: str, options: LoadOptions) -> Path:
-        parts = [FORMAT, fingerprint, processor(), _native.simd_level(), options.threads, options.backend, options.dtype]
+        parts = [FORMAT, fingerprint, self._head, processor(), _native.simd_level(), options.threads, options.backend, options.dtype]
         parts += [options.allow_pickle, options.allow_remote_code, *map(version, PACKAGES)]
         digest = hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]
         return self._folder / f"{fingerprint}-{digest}.json"

@@ -26,6 +26,21 @@ class ExportedTokenizer:
     special_ids: tuple[int, ...]
     """The ids of all special tokens."""
     has_chat_template: bool
+    unk_token_id: int
+    """The id of this special token, as of those below; -1 where the tokenizer has none."""
+    cls_token_id: int
+    sep_token_id: int
+    pad_token_id: int
+    mask_token_id: int
+    mask_token: str
+    """How the token for a masked word is written; empty where there is none."""
+    padding_side: str
+    """"left" or "right"."""
+    word_pieces: bool
+    """Whether the vocabulary marks the tokens that continue a word. transformers decides by this how it tells words apart
+    (pipelines/token_classification.py, gather_pre_entities)."""
+    clean_up_spaces: bool = False
+    """Whether transformers takes the spaces before punctuation out of a decoded text (tokenization_utils_tokenizers.py, _decode)."""
 
 
 def export_tokenizer(path: Path, *, allow_remote_code: bool = False, lowercase: bool = False) -> ExportedTokenizer:
@@ -60,7 +75,28 @@ def export_tokenizer(path: Path, *, allow_remote_code: bool = False, lowercase: 
         model_max_length=min(int(tokenizer.model_max_length), NO_LIMIT),
         special_ids=tuple(sorted(set(tokenizer.all_special_ids))),
         has_chat_template=bool(tokenizer.chat_template),
+        unk_token_id=_id(tokenizer.unk_token_id),
+        cls_token_id=_id(tokenizer.cls_token_id),
+        sep_token_id=_id(tokenizer.sep_token_id),
+        pad_token_id=_id(tokenizer.pad_token_id),
+        mask_token_id=_id(tokenizer.mask_token_id),
+        mask_token=str(tokenizer.mask_token or ""),
+        padding_side=str(tokenizer.padding_side),
+        word_pieces=bool(getattr(tokenizer.backend_tokenizer.model, "continuing_subword_prefix", None)),
+        # transformers leaves the texts of byte-pair vocabularies alone, whatever their settings say.
+        clean_up_spaces=bool(tokenizer.clean_up_tokenization_spaces) and type(tokenizer.backend_tokenizer.model).__name__ != "BPE",
     )
+
+
+def brings_chat_template(path: Path) -> bool:
+    """Whether the tokenizer of a folder has a chat template, as its files say; transformers is not needed for it."""
+    if (path / "chat_template.jinja").exists() or any(path.glob("additional_chat_templates/*.jinja")):
+        return True
+    try:
+        settings = json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # what is wrong with it is for export_tokenizer to say
+        return False
+    return isinstance(settings, dict) and bool(settings.get("chat_template"))
 
 
 def write_tokenizer(folder: Path, tokenizer: ExportedTokenizer) -> None:
@@ -71,6 +107,10 @@ def write_tokenizer(folder: Path, tokenizer: ExportedTokenizer) -> None:
 def read_tokenizer(folder: Path) -> ExportedTokenizer:
     """What write_tokenizer kept. Raises OSError, and ValueError where it is broken."""
     return msgspec.json.decode((folder / FILE).read_bytes(), type=ExportedTokenizer)
+
+
+def _id(token_id: int | None) -> int:
+    return -1 if token_id is None else int(token_id)
 
 
 def _has_vocabulary(path: Path, file_names: dict[str, str]) -> bool:

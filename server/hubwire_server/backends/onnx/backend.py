@@ -7,16 +7,18 @@ one run of the session. What the scheduler sends is sorted already and mostly on
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hubwire_server.backends.base import BackendDescription, Head, RaggedBatch
+from hubwire_server.backends.base import BackendDescription, Head, RaggedBatch, RowKind
 from hubwire_server.backends.onnx.info import OnnxInfo
 from hubwire_server.backends.onnx.microbatches import TokenOrder, cut
 from hubwire_server.backends.onnx.session import SessionOptions, cores, open_session, run_options
+from hubwire_server.backends.rows import Rows, check, count, within
 from hubwire_server.errors import HubwireError, Reason
 
 MEMORY_RETRY_AFTER_MS = 1000
@@ -30,8 +32,38 @@ TRIM_ABOVE_TOKENS = 2 * BATCH_TOKENS
 a text of 4,096 tokens leaves 4.4 GB behind, or 200 MB with this; it then takes 1.3 instead of 0.8 s, which is why shorter ones do not.
 """
 
-_Ids = NDArray[np.int32]
-_Rectangle = NDArray[np.int64]
+MAX_VALUES = 1 << 24
+"""About the most values that a run gives, unless it is of a single text: 64 MB. A row of a masked language model is as wide as its
+vocabulary.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Texts:
+    """Sorted texts of a batch, and the places in them of the tokens that go through the head."""
+
+    ids: NDArray[np.int32]
+    type_ids: NDArray[np.int32]
+    lengths: NDArray[np.int64]
+    rows: Rows
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether they give any row."""
+        return self.rows is None or len(self.rows) > 0
+
+    def part(self, first: int, last: int, start: int) -> _Texts:
+        """The texts first to last, the last one excluded, of which start is the place of the first token."""
+        lengths = self.lengths[first:last]
+        stop = start + int(lengths.sum())
+        rows = None if self.rows is None else within(self.rows, start, stop)
+        return _Texts(self.ids[start:stop], self.type_ids[start:stop], lengths, rows)
+
+    def halves(self) -> tuple[_Texts, _Texts]:
+        """The shorter and the longer ones."""
+        half = len(self.lengths) // 2
+        middle = int(self.lengths[:half].sum())
+        return self.part(0, half, 0), self.part(half, len(self.lengths), middle)
 
 
 class OnnxBackend:
@@ -45,7 +77,7 @@ class OnnxBackend:
         self._session = open_session(folder, options)
         self._core = cores(options)[:1]
         self._info = info
-        self._outputs = list(info.outputs[:1])
+        self._outputs = [output.name for output in self._session.get_outputs()][:1]
         self._options = run_options()
         self._trimming_options = run_options(trim_memory=True)
         self._budget = budget_tokens
@@ -56,88 +88,101 @@ class OnnxBackend:
             architecture=info.architecture,
             device="cpu",
             dtype=info.dtype,
-            head=Head.BODY,
-            row_size=info.hidden_size,
+            head=info.head,
+            row_size=info.row_size,
             max_tokens=info.max_tokens,
             packed=False,
             packed_note="",
         )
 
     def forward(self, batch: RaggedBatch, rows: NDArray[np.int64] | None = None) -> tuple[NDArray[Any], str]:
-        """The last hidden states of all tokens (base.py), always in float32. A micro-batch that does not fit into memory is halved, down to
-        single texts.
+        """The output of the head (base.py), always in float32. A micro-batch that does not fit into memory is halved, down to single texts.
 
-        Raises HubwireError: OVERLOADED where a single text does not fit, or the hidden states of all do not, INTERNAL where a token has no
-        embedding.
+        Raises HubwireError: OVERLOADED where a single text does not fit, or the output of all does not, INTERNAL where a token has no
+        embedding, and what rows.check refuses.
         """
-        hidden = self._forward(batch)
-        return hidden if rows is None else hidden[rows], "float32"
-
-    def _forward(self, batch: RaggedBatch) -> NDArray[np.float32]:
+        head = self._info.head
+        check(head, batch, rows)
         self._check_vocabulary(batch)
-        if not len(batch.ids):
-            return np.empty((0, self._info.hidden_size), np.float32)
+        wanted = count(head, batch, rows)
+        if not wanted:
+            return np.empty((0, self._info.row_size), np.float32), "float32"
         if len(batch.offsets) == 2:  # one text: nothing to sort, to fill up or to put back
-            return self._run_halving(batch.ids, batch.type_ids, np.array([len(batch.ids)]))[0]
+            return self._run_halving(_Texts(batch.ids, batch.type_ids, np.array([len(batch.ids)]), rows))[0], "float32"
         order = TokenOrder.by_length(batch.offsets)
-        ids, type_ids = order.sort(batch.ids), order.sort(batch.type_ids)
-        parts = []
-        stop = 0
-        for first, last in cut(order.lengths, self._budget, self._texts):
-            lengths = order.lengths[first:last]
-            start, stop = stop, stop + int(lengths.sum())
-            parts += self._run_halving(ids[start:stop], type_ids[start:stop], lengths)
+        places, which = (None, None) if rows is None else order.places(rows)
+        texts = _Texts(order.sort(batch.ids), order.sort(batch.type_ids), order.lengths, places)
         try:
-            return order.restore(parts[0] if len(parts) == 1 else np.concatenate(parts))
+            values = self._run_all(texts, self._budget if wanted * self._info.row_size <= MAX_VALUES else self._narrow_budget)
+            return self._restore(order, values, which), "float32"
         except MemoryError as error:
-            raise _too_little_memory(f"a batch of {len(ids)} tokens") from error
+            raise _too_little_memory(f"a batch of {len(batch.ids)} tokens") from error
+
+    @property
+    def _narrow_budget(self) -> int:
+        """The size of a micro-batch of which every token gives a row, for rows that are wide."""
+        return min(self._budget, max(1, MAX_VALUES // self._info.row_size))
+
+    def _run_all(self, texts: _Texts, budget: int) -> NDArray[np.float32]:
+        parts = []
+        start = 0
+        for first, last in cut(texts.lengths, budget, self._texts):
+            part = texts.part(first, last, start)
+            start += len(part.ids)
+            if part.is_wanted:
+                parts += self._run_halving(part)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _restore(self, order: TokenOrder, values: NDArray[np.float32], which: Rows) -> NDArray[np.float32]:
+        """Rows in the order of a batch."""
+        if self._info.head.row_kind is RowKind.TEXT:
+            return order.restore_texts(values)
+        if which is None:
+            return values if order.is_sorted else order.restore(values)
+        restored = np.empty_like(values)
+        restored[which] = values
+        return restored
 
     def close(self) -> None:
         """Frees the model's memory. The backend cannot be used after it."""
         del self._session
 
-    def _run_halving(self, ids: _Ids, type_ids: _Ids, lengths: NDArray[np.int64], *, trim: bool = False) -> list[NDArray[np.float32]]:
-        """The hidden states of texts whose lengths do not fall, in one part, or in several where the memory was too small for one."""
+    def _run_halving(self, texts: _Texts, *, trim: bool = False) -> list[NDArray[np.float32]]:
+        """The rows of texts whose lengths do not fall, in one part, or in several where the memory was too small for one."""
         try:
-            hidden = self._run(ids, type_ids, lengths, trim)
+            values = self._run(texts, trim)
             # ONNX Runtime's memory holds what it returns, and cannot be given back while that is in use.
-            return [hidden.copy() if trim else hidden]
+            return [values.copy() if trim else values]
         except Exception as error:
             # ONNX Runtime raises plain exceptions of its own, and MemoryError where it is Python that finds no memory.
             if not _is_out_of_memory(error):
                 raise
-        if len(lengths) == 1:
-            raise _too_little_memory(f"a text of {len(ids)} tokens")
-        half = len(lengths) // 2
-        middle = int(lengths[:half].sum())
+        if len(texts.lengths) == 1:
+            raise _too_little_memory(f"a text of {len(texts.ids)} tokens")
         # What the run had got before it failed is still held, in pieces of the wrong size: each half gives its memory back.
-        first = self._run_halving(ids[:middle], type_ids[:middle], lengths[:half], trim=True)
-        return first + self._run_halving(ids[middle:], type_ids[middle:], lengths[half:], trim=True)
+        return [values for half in texts.halves() if half.is_wanted for values in self._run_halving(half, trim=True)]
 
-    def _run(self, ids: _Ids, type_ids: _Ids, lengths: NDArray[np.int64], trim: bool) -> NDArray[np.float32]:
-        """One run of the session: the hidden states of all tokens, shape (T, hidden_size)."""
-        count, longest = len(lengths), int(lengths[-1])
-        if len(ids) == count * longest:
-            hidden = self._run_rectangle(
-                ids.astype(np.int64).reshape(count, longest),
-                type_ids.astype(np.int64).reshape(count, longest),
-                np.ones((count, longest), np.int64),
-                trim,
-            )
-            return hidden.reshape(-1, hidden.shape[-1])
-        mask = np.arange(longest) < lengths[:, None]
-        padded = np.full(mask.shape, self._info.pad_id, np.int64)
-        padded[mask] = ids
-        padded_types = np.zeros(mask.shape, np.int64)
-        padded_types[mask] = type_ids
-        kept: NDArray[np.float32] = self._run_rectangle(padded, padded_types, mask.astype(np.int64), trim)[mask]
-        return kept
-
-    def _run_rectangle(self, ids: _Rectangle, type_ids: _Rectangle, mask: _Rectangle, trim: bool) -> NDArray[np.float32]:
-        feeds = {"input_ids": ids, "attention_mask": mask}
+    def _run(self, texts: _Texts, trim: bool) -> NDArray[np.float32]:
+        """One run of the session: a row a text, or a row a token that goes through the head."""
+        shape = (len(texts.lengths), int(texts.lengths[-1]))
+        mask = None if len(texts.ids) == shape[0] * shape[1] else np.arange(shape[1]) < texts.lengths[:, None]
+        feeds = {
+            "input_ids": _rectangle(texts.ids, shape, mask, self._info.pad_id),
+            "attention_mask": np.ones(shape, np.int64) if mask is None else mask.astype(np.int64),
+        }
         if self._info.takes_type_ids:
-            feeds["token_type_ids"] = type_ids
-        options = self._trimming_options if trim or ids.size > TRIM_ABOVE_TOKENS else self._options
+            feeds["token_type_ids"] = _rectangle(texts.type_ids, shape, mask, 0)
+        if self._info.head.row_kind is RowKind.TEXT:
+            return self._run_session(feeds, trim)
+        if self._info.head is not Head.BODY:
+            places = np.arange(len(texts.ids)) if mask is None else np.flatnonzero(mask)
+            return self._run_session({**feeds, "positions": places if texts.rows is None else places[texts.rows]}, trim)
+        hidden = self._run_session(feeds, trim)
+        tokens: NDArray[np.float32] = hidden.reshape(-1, hidden.shape[-1]) if mask is None else hidden[mask]
+        return tokens if texts.rows is None else tokens[texts.rows]
+
+    def _run_session(self, feeds: dict[str, NDArray[np.int64]], trim: bool) -> NDArray[np.float32]:
+        options = self._trimming_options if trim or feeds["input_ids"].size > TRIM_ABOVE_TOKENS else self._options
         # Only during the run: threads that others start from this one, such as torch's, would inherit it.
         before = self._go_to_core()
         try:
@@ -179,6 +224,15 @@ class OnnxBackend:
                 f"the tokenizer gives token {batch.ids[position]}, but the model has {self._info.vocabulary_size} embeddings",
                 metadata={"index": str(text)},
             )
+
+
+def _rectangle(values: NDArray[np.int32], shape: tuple[int, int], mask: NDArray[np.bool_] | None, fill: int) -> NDArray[np.int64]:
+    """The values of texts one after the other as a rectangle, filled up where mask is False."""
+    if mask is None:
+        return values.astype(np.int64).reshape(shape)
+    rectangle = np.full(shape, fill, np.int64)
+    rectangle[mask] = values
+    return rectangle
 
 
 def _too_little_memory(what: str) -> HubwireError:

@@ -28,7 +28,9 @@ from pathlib import Path
 
 import msgspec
 
-FORMAT = 2
+from hubwire_server.backends.base import Head
+
+FORMAT = 3
 """Counted up when the files of an export change their meaning."""
 
 VERSIONED = ("torch", "transformers", "onnx", "onnxruntime", "hubwire-server")
@@ -49,14 +51,14 @@ _BUILDING_FOLDER = re.compile(rf"{re.escape(_BUILDING)}{_EXPORT_FOLDER.pattern}-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportKey:
-    """What an export was made from. fingerprint is that of fingerprint.py; head is "body" or the name of a task head; dtype is "float32" or
-    "int8". The two permissions are part of it, since a model that may run its own code can be another one.
+    """What an export was made from. fingerprint is that of fingerprint.py; dtype is "float32" or "int8". The two permissions are part of
+    it, since a model that may run its own code can be another one.
 
     Raises ValueError where a part cannot stand in the name of a folder.
     """
 
     fingerprint: str
-    head: str = "body"
+    head: Head = Head.BODY
     dtype: str
     allow_pickle: bool
     allow_remote_code: bool

@@ -14,7 +14,7 @@ import importlib
 import logging
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -25,24 +25,36 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor
 
+from hubwire_server.backends.base import Head, RowKind
 from hubwire_server.backends.onnx.check import PROBE
 from hubwire_server.backends.onnx.info import INFO, ExportError, read_info, write_info
 from hubwire_server.backends.onnx.session import GRAPH
 from hubwire_server.backends.onnx.weights import load_graph, save_graph
 from hubwire_server.backends.torch.packed import takes_type_ids
+from hubwire_server.backends.torch.padded import ends_with_eos, pad_id, read_output
 
 OPSET = 17
 
+OUTPUT = "output"
+"""The name of the graph's one output."""
+
+POSITIONS = "positions"
+"""The name of the input that chooses tokens."""
+
 _SAMPLE_IDS = ((7, 8, 9, 10, 11, 12, 13), (14, 15, 16, 17, 0, 0, 0))
 _SAMPLE_LENGTHS = (7, 4)
+_SAMPLE_POSITIONS = (0, 2, 6, 7, 10)
 
 
-def export_model(model: torch.nn.Module, folder: Path, *, weights: Path, outputs: Sequence[str] = ("last_hidden_state",)) -> None:
+def export_model(model: torch.nn.Module, folder: Path, *, weights: Path, head: Head = Head.BODY) -> None:
     """Writes graph.onnx, and what it needs of weights, into a folder.
 
-    model is one of transformers in float32 on the CPU: a body, or one with a task head. weights is the folder it was loaded from. outputs
-    names the fields of its output that the graph gives; "logits" for most heads, "start_logits" and "end_logits" for question answering.
-    The graph takes input_ids, attention_mask and, where the model has segments, token_type_ids: int64, shape (texts, length).
+    model is one of transformers in float32 on the CPU: a body, or one with a task head. weights is the folder it was loaded from.
+
+    The graph takes input_ids, attention_mask and, where the model has segments, token_type_ids: int64, shape (texts, length). It gives
+    hidden states of shape (texts, length, hidden_size) for a body, and (texts, labels) for a head that gives a row a text. A head that
+    gives a row a token takes positions, too, int64 of shape (m,): the places in the flattened rectangle of the tokens that go through the
+    head, which gives (m, row_size).
 
     The model is left as it was found. Raises ExportError where it cannot be traced, OSError where the disk is full.
     """
@@ -50,7 +62,7 @@ def export_model(model: torch.nn.Module, folder: Path, *, weights: Path, outputs
     try:
         scratch.mkdir()
         with _ready_to_trace(model):
-            _trace(model, scratch / GRAPH, outputs)
+            _trace(model, scratch / GRAPH, head)
         save_graph(load_graph(scratch), folder, weights)
     except (ExportError, OSError):
         raise
@@ -100,43 +112,69 @@ def quantize(folder_in: Path, folder_out: Path) -> None:
 
 
 class _Traced(torch.nn.Module):
-    """The model as a function of tensors, with the outputs that are wanted and no others."""
+    """The model as a function of tensors, with the output that is wanted and no other."""
 
-    def __init__(self, model: torch.nn.Module, names: Sequence[str], outputs: Sequence[str]) -> None:
+    def __init__(self, model: torch.nn.Module, head: Head, names: list[str]) -> None:
         super().__init__()
         self._model = model
+        self._head = head
         self._names = names
-        self._outputs = outputs
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        output = self._model(**dict(zip(self._names, inputs, strict=True)), return_dict=True)
-        missing = [name for name in self._outputs if output.get(name) is None]
-        if missing:
-            raise ExportError(f"{type(self._model).__name__} gives no {', '.join(missing)}")
-        return tuple(output[name] for name in self._outputs)
+    def forward(self, *inputs: Tensor) -> Tensor:
+        arguments = dict(zip(self._names, inputs, strict=True))
+        if POSITIONS not in arguments:
+            return read_output(self._model(**arguments, return_dict=True), self._head)
+        with _choosing(self._model.base_model, arguments.pop(POSITIONS)):
+            return read_output(self._model(**arguments, return_dict=True), self._head)[0]
 
 
-def _trace(model: torch.nn.Module, path: Path, outputs: Sequence[str]) -> None:
-    base: Any = getattr(model, "base_model", model)
-    # Two texts, one of them padded: a tracer that sees no padding may believe that there never is any.
-    ids = torch.tensor(_SAMPLE_IDS)
-    mask = (torch.arange(ids.shape[1]) < torch.tensor(_SAMPLE_LENGTHS)[:, None]).long()
-    inputs = {"input_ids": ids.clamp(max=base.get_input_embeddings().weight.shape[0] - 1), "attention_mask": mask}
-    if takes_type_ids(base):
-        inputs["token_type_ids"] = torch.zeros_like(ids)
-    dynamic = {name: {0: "texts", 1: "length"} for name in inputs}
+@contextmanager
+def _choosing(body: Any, positions: Tensor) -> Iterator[None]:
+    """Lets a body give the states of tokens at these positions of its flattened rectangle alone, as one row of tokens."""
+    forward = body.forward
+
+    def chosen(*args: Any, **kwargs: Any) -> Any:
+        output = forward(*args, **kwargs)
+        output["last_hidden_state"] = output.last_hidden_state.flatten(0, 1)[positions][None]
+        return output
+
+    body.forward = chosen
+    try:
+        yield
+    finally:
+        del body.forward
+
+
+def _trace(model: Any, path: Path, head: Head) -> None:
+    inputs = _sample(model, head)
+    dynamic = {name: {0: "tokens"} if name == POSITIONS else {0: "texts", 1: "length"} for name in inputs}
     with torch.no_grad():
         torch.onnx.export(
-            _Traced(model, list(inputs), outputs).eval(),
+            _Traced(model, head, list(inputs)).eval(),
             tuple(inputs.values()),
             str(path),
             input_names=list(inputs),
-            output_names=list(outputs),
-            dynamic_axes=dynamic | {name: {0: "texts"} for name in outputs},
+            output_names=[OUTPUT],
+            dynamic_axes=dynamic | {OUTPUT: {0: "tokens" if POSITIONS in inputs else "texts"}},
             opset_version=OPSET,
             do_constant_folding=False,
             dynamo=False,
         )
+
+
+def _sample(model: Any, head: Head) -> dict[str, Tensor]:
+    """Two texts, one of them padded: a tracer that sees no padding may believe that there never is any."""
+    body = model if head is Head.BODY else model.base_model
+    ids = torch.tensor(_SAMPLE_IDS).clamp(max=body.get_input_embeddings().weight.shape[0] - 1)
+    mask = torch.arange(ids.shape[1]) < torch.tensor(_SAMPLE_LENGTHS)[:, None]
+    if (eos := ends_with_eos(model, head)) is not None:
+        ids[range(len(ids)), [length - 1 for length in _SAMPLE_LENGTHS]] = eos
+    inputs = {"input_ids": torch.where(mask, ids, pad_id(body)), "attention_mask": mask.long()}
+    if takes_type_ids(body):
+        inputs["token_type_ids"] = torch.zeros_like(ids)
+    if head is not Head.BODY and head.row_kind is RowKind.TOKEN:
+        inputs[POSITIONS] = torch.tensor(_SAMPLE_POSITIONS)
+    return inputs
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from hubwire_server.backends.base import Head
 from hubwire_server.errors import HubwireError, Reason
 
 INFO = "info.json"
@@ -19,8 +20,9 @@ class OnnxInfo(msgspec.Struct, frozen=True, kw_only=True):
     """An exported model. dtype is "float32" or "int8" (the weights; what comes out is float32)."""
 
     architecture: str
-    hidden_size: int
-    """The width of the first output."""
+    head: Head = Head.BODY
+    row_size: int
+    """The number of values in a row of the output."""
     max_tokens: int
     """The longest text that the model reads, special tokens included, or NO_LIMIT of base.py."""
     vocabulary_size: int
@@ -28,7 +30,6 @@ class OnnxInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The token that fills up the shorter texts of a batch. It is masked."""
     takes_type_ids: bool
     dtype: str = "float32"
-    outputs: tuple[str, ...] = ("last_hidden_state",)
 
 
 def read_info(folder: Path) -> OnnxInfo:

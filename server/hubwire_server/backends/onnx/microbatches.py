@@ -24,30 +24,56 @@ class TokenOrder:
 
     lengths: NDArray[np.int64]
     _tokens: NDArray[np.int64] | None
-    """Where each sorted token stands in the batch; None where the batch is sorted."""
+    """Where each sorted token stands in the batch; None where the batch is sorted, and then texts is None, too."""
+    _texts: NDArray[np.int64] | None = None
+    """Which text of the batch each sorted one is, those without tokens included."""
 
     @classmethod
     def by_length(cls, offsets: NDArray[np.int64]) -> TokenOrder:
         """The order of a batch with these offsets. Texts of equal length keep their order."""
         lengths = np.diff(offsets)
         if not (lengths[1:] < lengths[:-1]).any():
-            return cls(lengths[lengths > 0], None)
+            return cls(lengths[lengths > 0], None, None)
         texts = np.argsort(lengths, kind="stable")
         ordered = lengths[texts]
         starts = np.cumsum(ordered) - ordered
-        return cls(ordered[ordered > 0], np.repeat(offsets[:-1][texts] - starts, ordered) + np.arange(offsets[-1]))
+        return cls(ordered[ordered > 0], np.repeat(offsets[:-1][texts] - starts, ordered) + np.arange(offsets[-1]), texts)
+
+    @property
+    def is_sorted(self) -> bool:
+        """Whether the batch is in this order already."""
+        return self._tokens is None
 
     def sort(self, values: NDArray[np.int32]) -> NDArray[np.int32]:
         """Values of the batch's tokens, shape (T,), in this order."""
         return values if self._tokens is None else values[self._tokens]
 
-    def restore(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Hidden states in this order, shape (T, hidden_size), as the batch has its tokens."""
+    def places(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
+        """Where chosen tokens of the batch stand in this order, ascending; and for each of them which of rows it is, None where the two
+        are in the same order.
+        """
         if self._tokens is None:
-            return hidden
-        restored = np.empty_like(hidden)
-        restored[self._tokens] = hidden
-        return restored
+            return rows, None
+        places = np.empty_like(self._tokens)
+        places[self._tokens] = np.arange(len(places))
+        which = np.argsort(places[rows])
+        return places[rows][which], which
+
+    def restore(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A row a token in this order as the batch has its tokens."""
+        return _scatter(values, self._tokens)
+
+    def restore_texts(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A row a text in this order as the batch has its texts, all of which have tokens."""
+        return _scatter(values, self._texts)
+
+
+def _scatter(values: NDArray[np.float32], places: NDArray[np.int64] | None) -> NDArray[np.float32]:
+    if places is None:
+        return values
+    scattered = np.empty_like(values)
+    scattered[places] = values
+    return scattered
 
 
 def cut(lengths: Sequence[int] | NDArray[np.int64], budget_tokens: int, max_texts: int | None = None) -> list[tuple[int, int]]:

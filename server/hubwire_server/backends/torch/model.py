@@ -1,19 +1,20 @@
-"""From a folder to the body of a model: which class, which weights, and what is refused."""
+"""From a folder to a model: which class, which weights, and what is refused."""
 
 from __future__ import annotations
 
 import json
 import logging
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers.utils.logging as transformers_logging
+from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
-from transformers.models.auto.modeling_auto import AutoModel
 
-from hubwire_server.backends.base import NO_LIMIT, LoadOptions
+from hubwire_server.backends.base import NO_LIMIT, Head, LoadOptions, RowKind
 from hubwire_server.backends.torch.packed import positions_after_padding_idx
 from hubwire_server.errors import HubwireError, Reason
 
@@ -48,16 +49,26 @@ checkpoint of the whole model do not fit. The others read more than text. As a w
 """
 
 
-def load_body(path: Path, options: LoadOptions, device: torch.device, dtype: torch.dtype) -> Any:
-    """The model without a task head, in eval mode on the device.
+AUTO_CLASSES = {
+    Head.BODY: "AutoModel",
+    Head.SEQUENCE_CLASSIFICATION: "AutoModelForSequenceClassification",
+    Head.TOKEN_CLASSIFICATION: "AutoModelForTokenClassification",
+    Head.QUESTION_ANSWERING: "AutoModelForQuestionAnswering",
+    Head.MASKED_LM: "AutoModelForMaskedLM",
+}
+"""The classes of transformers that find the class of a model with a head."""
+
+
+def load_checkpoint(path: Path, options: LoadOptions, head: Head, device: torch.device, dtype: torch.dtype) -> Any:
+    """The model with a head, in eval mode on the device.
 
     Raises HubwireError: MODEL_NOT_ALLOWED where it needs a pickle or its own code and options forbid that; MODEL_NOT_SUPPORTED where
-    transformers has no class for it or weights are missing; MODEL_LOAD_FAILED where files are broken.
+    transformers has no class for it or weights are missing, those of the head among them; MODEL_LOAD_FAILED where files are broken.
     """
     _silence_transformers()
     if (path / "adapter_config.json").exists():
         raise HubwireError(Reason.MODEL_NOT_SUPPORTED, "the model folder is a PEFT adapter; merge it into its base model first")
-    trust_remote_code = _needs_remote_code(path, options)
+    trust_remote_code = _needs_remote_code(path, options, head)
     use_safetensors = _chooses_safetensors(path, options)
     with warnings.catch_warnings():
         # What transformers and torch warn of while loading is for their developers; what matters here is checked below.
@@ -69,7 +80,7 @@ def load_body(path: Path, options: LoadOptions, device: torch.device, dtype: tor
             if config.model_type == "t5gemma":
                 config.is_encoder_decoder = False  # its encoder's class refuses to load otherwise
             _forget_implementations(config)
-            body, info = _model_class(config).from_pretrained(
+            model, info = _model_class(config, head).from_pretrained(
                 path,
                 config=config,
                 dtype=dtype,
@@ -83,15 +94,15 @@ def load_body(path: Path, options: LoadOptions, device: torch.device, dtype: tor
             # Broken files and models with code of their own raise whatever they lead to.
             line = _one_line(error).replace(str(path), path.name)
             raise HubwireError(Reason.MODEL_LOAD_FAILED, f"transformers cannot load the model: {line}") from error
-    _refuse_missing_weights(info)
-    return body.eval().requires_grad_(False).to(device)
+    _refuse_missing_weights(model, info, head)
+    return model.eval().requires_grad_(False).to(device)
 
 
-def own_weights(body: Any) -> None:
+def own_weights(model: Any) -> None:
     """Copies weights on the CPU into memory of the process, one by one. safetensors leaves them in the model's file, which would change
     vectors when it is written to, and end the process when it is cut.
     """
-    for tensor in (*body.parameters(), *body.buffers()):
+    for tensor in (*model.parameters(), *model.buffers()):
         if tensor.device.type == "cpu" and not tensor.is_inference():  # one made while the model ran is in no file
             tensor.data = tensor.data.clone()
 
@@ -124,13 +135,17 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _needs_remote_code(path: Path, options: LoadOptions) -> bool:
+def _needs_remote_code(path: Path, options: LoadOptions, head: Head) -> bool:
     """Whether the model runs code of its own. A family that transformers knows never does, whatever its folder offers."""
     config = _read_config(path)
     model_type = config.get("model_type")
-    if model_type in ENCODER_MISSING:
+    if head is Head.BODY and model_type in ENCODER_MISSING:
         raise HubwireError(Reason.MODEL_NOT_SUPPORTED, f"the encoder of {model_type!r} cannot be loaded without its decoder")
     if model_type in CONFIG_MAPPING:
+        if head is not Head.BODY and model_type not in _class_names(head):
+            raise HubwireError(
+                Reason.MODEL_NOT_SUPPORTED, f"transformers {transformers_version()} has no class of {model_type!r} for {head}"
+            )
         return False
     if not config.get("auto_map"):
         raise HubwireError(Reason.MODEL_NOT_SUPPORTED, f"transformers {transformers_version()} knows no model type {model_type!r}")
@@ -182,22 +197,35 @@ def _chooses_safetensors(path: Path, options: LoadOptions) -> bool:
     return False
 
 
-def _model_class(config: Any) -> Any:
-    name = ENCODER_ONLY.get(config.model_type)
+def _class_names(head: Head) -> Mapping[str, str]:
+    """The class of each model type that has a head."""
+    names: Mapping[str, str] = getattr(modeling_auto, f"MODEL_FOR_{head.name}_MAPPING_NAMES")
+    return names
+
+
+def _model_class(config: Any, head: Head) -> Any:
+    name = ENCODER_ONLY.get(config.model_type) if head is Head.BODY else None
     if name is None:
-        return AutoModel
+        return getattr(modeling_auto, AUTO_CLASSES[head])
     import transformers
 
     return getattr(transformers, name)
 
 
-def _refuse_missing_weights(info: dict[str, Any]) -> None:
-    """A layer that is not in the checkpoint was filled with random numbers. The pooler is the one that embeddings never read."""
-    problems = sorted(name for name in info["missing_keys"] if "pooler" not in name.split("."))
+def _refuse_missing_weights(model: Any, info: dict[str, Any], head: Head) -> None:
+    """A layer that is not in the checkpoint was filled with random numbers. The pooler is the one that nothing reads which gives a row a
+    token.
+    """
+    may_miss = {"pooler"} if head.row_kind is RowKind.TOKEN else set()
+    problems = sorted(name for name in info["missing_keys"] if not may_miss & set(name.split(".")))
     problems += sorted(str(mismatch[0] if isinstance(mismatch, tuple) else mismatch) for mismatch in info["mismatched_keys"])
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise HubwireError(Reason.MODEL_NOT_SUPPORTED, f"the checkpoint lacks weights of the model: {', '.join(problems[:3])}{more}")
+        text = f"the checkpoint lacks weights of the model: {', '.join(problems[:3])}{more}"
+        if head is not Head.BODY:
+            origin = ", ".join(model.config.architectures or ["an unknown class"])
+            text += f". {head} needs those of {type(model).__name__}, and it is of {origin}"
+        raise HubwireError(Reason.MODEL_NOT_SUPPORTED, text)
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,8 +1,9 @@
 """Running the body of a model without padding: all texts of a batch in one row.
 
-PackedEncoder has two doors. `forward_ragged` takes a ragged batch and gives the hidden states of its tokens: embeddings come this way, and
-nothing is padded anywhere. `install` wraps `base_model.forward` by an unpad shim, so that a task head that calls its body with padded ids
-and a mask runs packed without knowing it: the shim drops the padding, runs the row, and scatters the result back.
+PackedEncoder has two doors. `forward_ragged` takes a ragged batch and gives the hidden states of its tokens: embeddings come this way, as
+do the heads that look at one token at a time (heads.py), and nothing is padded anywhere. `install` wraps `base_model.forward` by an unpad
+shim, so that a task head that calls its body with padded ids and a mask runs packed without knowing it: the shim drops the padding, runs
+the row, and scatters the result back.
 
 Whether a model may run packed at all is decided by check.py.
 """
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hubwire_server.backends.base import RaggedBatch
+from hubwire_server.backends.rows import Rows
 from hubwire_server.backends.torch.attention import PACKED, Bounds, PackingError
 from hubwire_server.errors import HubwireError, Reason
 
@@ -55,14 +57,13 @@ class PackedEncoder:
         """Wraps `base_model.forward` by the unpad shim."""
         self._body.forward = self._forward_padded
 
-    def forward_ragged(self, batch: RaggedBatch) -> Tensor:
-        """The last hidden states of all tokens, shape (T, hidden_size), on the model's device."""
+    def forward_ragged(self, batch: RaggedBatch, rows: Rows = None) -> Tensor:
+        """The last hidden states of all tokens, shape (T, hidden_size), or of the chosen ones, on the model's device."""
         device = self._body.device
         ids = torch.from_numpy(batch.ids.astype(np.int64)).to(device)
         type_ids = torch.from_numpy(batch.type_ids.astype(np.int64)).to(device)
         output = self._run_row(ids, type_ids, self._positions(batch.ids, batch.offsets), batch.offsets)
-        hidden: Tensor = output.last_hidden_state[0]
-        return hidden
+        return choose(output.last_hidden_state[0], rows)
 
     def _run_row(
         self, ids: Tensor, type_ids: Tensor | None, positions: NDArray[np.int64], offsets: NDArray[np.int64], **kwargs: Any
@@ -119,6 +120,11 @@ class PackedEncoder:
         if output.get("pooler_output") is not None:
             output["pooler_output"] = _pool(self._body, output.last_hidden_state)
         return output if return_dict is not False else output.to_tuple()
+
+
+def choose(tokens: Tensor, rows: Rows) -> Tensor:
+    """The rows of the chosen tokens."""
+    return tokens if rows is None else tokens[torch.from_numpy(np.ascontiguousarray(rows)).to(tokens.device)]
 
 
 def takes_type_ids(body: Any) -> bool:

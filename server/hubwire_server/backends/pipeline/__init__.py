@@ -1,0 +1,1 @@
+"""Runs pipelines of transformers, and the three that it has no more: any model, one input at a time."""
