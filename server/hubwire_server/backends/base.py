@@ -64,6 +64,8 @@ class LoadOptions:
     """Read weights that are pickled (pytorch_model.bin). A pickle can run code."""
     allow_remote_code: bool = False
     """Run the Python code that a model folder carries."""
+    pipeline_task: str = ""
+    """The pipeline of transformers that the model is loaded for. Not for models with a head."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,7 @@ def _load(models: dict[str, WorkerModel], message: frames.Load, load: LoadModel)
         cache_dir=Path(spec.cache_dir) if spec.cache_dir else None,
         allow_pickle=spec.allow_pickle,
         allow_remote_code=spec.allow_remote_code,
+        pipeline_task=spec.pipeline_task,
     )
     try:
         model = load(Path(spec.path), options, spec.task)
