@@ -35,17 +35,17 @@ def code_points(text: str) -> NDArray[Any]:
 
 
 def follows_no_space(texts: Sequence[str], sources: NDArray[np.int64], starts: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether tokens stand inside a text without a space before them or as their first character: shape (T,), as sources, which says of which
-    text each is, and starts, its first code point.
+    """Whether tokens stand inside a text without a space before them or as their first character, shape (T,).
+
+    sources says of which text each token is, starts is its first code point; both have that shape.
 
     This is how transformers takes a token for a part of a word where its vocabulary does not say: `start > 0 and " " not in
     text[start - 1 : start + 1]`.
     """
     # One more character ends each text, for a token that starts where its text ends.
     spaces = code_points("\0".join([*texts, ""])) == _SPACE
-    first = np.zeros(len(texts), np.int64)
-    np.cumsum([len(text) + 1 for text in texts[:-1]], out=first[1:])
-    places = first[sources] + starts
+    lengths = np.array([len(text) + 1 for text in texts], np.int64)
+    places = (np.cumsum(lengths) - lengths)[sources] + starts
     inside = starts > 0
     result: NDArray[np.bool_] = inside & ~spaces[places] & ~spaces[places - inside]
     return result
