@@ -18,14 +18,25 @@ from hubwire_server.interceptors.errors import ErrorInterceptor
 from hubwire_server.models.description import LoadedModel, Task
 from hubwire_server.models.registry import Registry
 from hubwire_server.scheduling.planner import BatchLimits
-from hubwire_server.services import embedding, health, model, reflection, rerank, text_classification
+from hubwire_server.services import (
+    embedding,
+    health,
+    model,
+    question_answering,
+    reflection,
+    rerank,
+    text_classification,
+    token_classification,
+)
 from hubwire_server.settings import Settings
 from hubwire_server.tasks.embedding import EmbeddingTask
 from hubwire_server.tasks.model import LoadPolicy, LoadRequest, ModelTask
+from hubwire_server.tasks.question_answering import QuestionAnsweringTask
 from hubwire_server.tasks.rerank import RerankTask
 from hubwire_server.tasks.text_classification import TextClassificationTask
 from hubwire_server.tasks.text_task import TextTask
 from hubwire_server.tasks.texts import TextLimits, Texts
+from hubwire_server.tasks.token_classification import TokenClassificationTask
 from hubwire_server.tasks.zero_shot import ZeroShotTask
 from hubwire_server.workers.dispatcher import Dispatcher
 from hubwire_server.workers.supervisor import WorkerOptions
@@ -36,6 +47,8 @@ TASK_SERVICES: Mapping[str, Sequence[Task]] = {
     embedding.NAME: (Task.EMBEDDING, Task.SPARSE_EMBEDDING),
     text_classification.NAME: (Task.TEXT_CLASSIFICATION, Task.ZERO_SHOT_CLASSIFICATION),
     rerank.NAME: (Task.RERANK,),
+    token_classification.NAME: (Task.TOKEN_CLASSIFICATION,),
+    question_answering.NAME: (Task.QUESTION_ANSWERING,),
 }
 """The services that need a model, and the tasks any of which is enough for them."""
 OTHER_SERVICES = (model.NAME,)
@@ -170,6 +183,8 @@ class App:
                 embedding.EmbeddingService(EmbeddingTask(texts)).handlers(),
                 text_classification.TextClassificationService(TextClassificationTask(texts), ZeroShotTask(texts)).handlers(),
                 rerank.RerankService(RerankTask(texts)).handlers(),
+                token_classification.TokenClassificationService(TokenClassificationTask(texts)).handlers(),
+                question_answering.QuestionAnsweringService(QuestionAnsweringTask(texts)).handlers(),
                 model.ModelService(models).handlers(),
                 health_service.handlers(),
                 *reflection.handlers([*TASK_SERVICES, *OTHER_SERVICES, health.NAME]),
