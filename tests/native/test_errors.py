@@ -16,6 +16,7 @@ from hubwire_server import _native
 from hubwire_server._native import NativeError, Tokenizer
 
 ONES = np.ones((2, 3), np.float32)
+IDS = np.array([1, -1], np.int32)
 WORD_LEVEL = json.dumps(
     {
         "version": "1.0",
@@ -78,6 +79,7 @@ CASES: list[tuple[str, str, int | None, Callable[[Tokenizer], Any]]] = [
     ("a pair with a lone surrogate", "invalid_argument", 0, lambda tokenizer: tokenizer.encode(["a"], ["\udfff"])),
     ("an id with a lone surrogate", "invalid_argument", 1, lambda _: _native.encode_stream_results(["a", "\ud800"], ONES)),
     ("an unknown side", "invalid_argument", None, lambda tokenizer: tokenizer.encode(["a"], truncation_side="middle")),
+    ("an unknown text to cut", "invalid_argument", None, lambda tokenizer: tokenizer.encode(["a"], ["b"], truncation="only_third")),
     ("an unknown unit", "invalid_argument", None, lambda tokenizer: tokenizer.encode(["a"], spans="word")),
     ("an unknown mode", "invalid_argument", None, lambda _: _native.pool_ragged(ONES, np.array([0, 2]), mode="median")),
     ("an unknown encoding", "invalid_argument", None, lambda _: _native.convert(ONES, encoding="int4")),
@@ -86,6 +88,9 @@ CASES: list[tuple[str, str, int | None, Callable[[Tokenizer], Any]]] = [
     ("pairs of another number", "shape_mismatch", None, lambda tokenizer: tokenizer.encode(["a", "b"], ["c"])),
     ("a mask of another shape", "shape_mismatch", None, lambda _: _native.pool_padded(ONES[None], np.ones((1, 3), bool))),
     ("vectors of one dimension", "shape_mismatch", None, lambda _: _native.convert(ONES[0])),
+    ("a word with a lone surrogate", "invalid_argument", 1, lambda tokenizer: tokenizer.encode_words([["a"], ["b", "\ud83d"]])),
+    ("a negative id", "out_of_range", 1, lambda tokenizer: tokenizer.decode(IDS, np.array([0, 1, 2]), skip_special_tokens=True)),
+    ("an id that no token has", "out_of_range", 1, lambda tokenizer: tokenizer.tokens(IDS)),
     ("falling offsets", "offsets_out_of_order", 1, lambda _: _native.pool_ragged(ONES, np.array([0, -1, 2]))),
     ("a limit of no tokens", "out_of_range", None, lambda tokenizer: tokenizer.encode(["a"], max_tokens=0)),
     ("a negative skip", "out_of_range", 0, lambda _: _native.pool_ragged(ONES, np.array([0, 2]), skip=np.array([-1]))),

@@ -6,7 +6,7 @@ use common::Random;
 use hubwire_core::Reason;
 use hubwire_core::ragged::RaggedBatch;
 use hubwire_core::tokenize::{OffsetUnit, Options, PairTruncation, Tokenizer, TruncationSide};
-use tokenizers::{Encoding, Tokenizer as Inner, TruncationDirection, TruncationParams};
+use tokenizers::{Encoding, Tokenizer as Inner, TruncationDirection, TruncationParams, TruncationStrategy};
 
 /// A small tokenizer of words, with a truncation and a padding that must not be used.
 const WORD_PIECE: &str = r###"{
@@ -231,4 +231,84 @@ fn special_tokens_and_the_vocabulary_are_counted() {
     assert_eq!((tokenizer.count_special_tokens(false), tokenizer.count_special_tokens(true)), (2, 3));
     assert_eq!(tokenizer.vocab_size(), 11);
     assert_eq!(Tokenizer::from_json(WORD_LEVEL.as_bytes()).unwrap().count_special_tokens(false), 0);
+}
+
+/// The windows of a text or pair, as the library makes them of what overflows while special tokens are added.
+fn windows(text: &str, pair: Option<&str>, max_length: usize, stride: usize, side: TruncationSide) -> Vec<Vec<u32>> {
+    let mut library: Inner = WORD_PIECE.parse().unwrap();
+    library.with_padding(None);
+    library.with_truncation(None).unwrap();
+    let [first, second] = [Some(text), pair].map(|text| text.map(|text| library.encode(text, false).unwrap()));
+    let direction = if side == TruncationSide::Left { TruncationDirection::Left } else { TruncationDirection::Right };
+    let strategy = if pair.is_some() { TruncationStrategy::OnlySecond } else { TruncationStrategy::LongestFirst };
+    library.with_truncation(Some(TruncationParams { max_length, direction, strategy, stride })).unwrap();
+    let whole = library.post_process(first.unwrap(), second, true).unwrap();
+    std::iter::once(&whole).chain(whole.get_overflowing()).map(|window| window.get_ids().to_vec()).collect()
+}
+
+#[test]
+fn windows_are_those_of_the_library() {
+    let tokenizer = Tokenizer::from_json(WORD_PIECE.as_bytes()).unwrap();
+    for seed in 0..300 {
+        let mut random = Random::new(seed);
+        let (question, long) = (text(&mut random, 3), text(&mut random, 40));
+        let stride = random.below(4);
+        // The longest question has 18 tokens.
+        let options = Options {
+            max_tokens: Some(22 + stride + random.below(9)),
+            truncation_side: random.pick(&[TruncationSide::Left, TruncationSide::Right]),
+            truncation: PairTruncation::OnlySecond,
+            stride: Some(stride),
+            ..options()
+        };
+        for pair in [false, true] {
+            let (first, second) = if pair { (&question, Some(&long[..])) } else { (&long, None) };
+            let wanted = windows(first, second, options.max_tokens.unwrap(), stride, options.truncation_side);
+            let batch = tokenizer.encode(&["", first], pair.then_some(&["", &long]), &options).unwrap();
+            let found: Vec<Vec<u32>> = (1..batch.offsets.len() - 1)
+                .map(|index| batch.ids[row(&batch, index)].iter().map(|id| id.cast_unsigned()).collect())
+                .collect();
+            assert_eq!(found, wanted, "seed {seed}");
+            let sources: Vec<i64> = std::iter::once(0).chain(wanted.iter().map(|_| 1)).collect();
+            assert_eq!(batch.sources, sources);
+        }
+    }
+}
+
+#[test]
+fn a_window_without_room_for_more_than_the_stride_is_refused() {
+    let tokenizer = Tokenizer::from_json(WORD_PIECE.as_bytes()).unwrap();
+    let refused = |pairs: Option<&[&str]>, truncation, stride| {
+        let options = Options { max_tokens: Some(8), truncation, stride, ..options() };
+        let error = tokenizer.encode(&["a b", "a a a a"], pairs, &options).unwrap_err();
+        (error.reason, error.index)
+    };
+    let long = "a a a a a a a a a a";
+    assert_eq!(refused(None, PairTruncation::LongestFirst, Some(6)), (Reason::OutOfRange, None));
+    assert_eq!(refused(Some(&[long, long]), PairTruncation::OnlySecond, Some(1)), (Reason::OutOfRange, Some(1)));
+    assert_eq!(refused(Some(&["a", long]), PairTruncation::OnlyFirst, None), (Reason::OutOfRange, Some(1)));
+}
+
+#[test]
+fn ids_become_tokens_and_texts_again() {
+    let tokenizer = Tokenizer::from_json(WORD_PIECE.as_bytes()).unwrap();
+    assert_eq!(tokenizer.tokens(&[1, 8, 5]).unwrap(), ["[CLS]", "naive", "##a"]);
+    assert_eq!(tokenizer.tokens(&[1, 11]).unwrap_err().index, Some(1));
+    assert_eq!(tokenizer.decode(&[4, 2, 6], &[0, 2, 2, 3], true).unwrap(), ["a", "", "b"]);
+    assert_eq!(tokenizer.decode(&[4, 2, 6], &[0, 2, 3], false).unwrap(), ["a [SEP]", "b"]);
+    let error = tokenizer.decode(&[4, -2], &[0, 1, 2], true).unwrap_err();
+    assert_eq!((error.reason, error.index), (Reason::OutOfRange, Some(1)));
+    assert_eq!((tokenizer.token_to_id("naive"), tokenizer.token_to_id("zzz")), (Some(8), None));
+    assert_eq!(tokenizer.token_lengths().unwrap(), [5, 5, 5, 5, 1, 3, 1, 3, 5, 1, 1]);
+}
+
+#[test]
+fn words_keep_their_numbers_and_their_own_positions() {
+    let tokenizer = Tokenizer::from_json(WORD_PIECE.as_bytes()).unwrap();
+    let texts = [vec!["ab", "", "日本"], vec![]];
+    let batch = tokenizer.encode_words(&texts, &Options { spans: Some(OffsetUnit::Utf8Byte), ..options() }).unwrap();
+    let positions = batch.positions.unwrap();
+    assert_eq!(batch.ids, [1, 4, 7, 9, 3, 2, 1, 2]);
+    assert_eq!(positions.word_ids, [-1, 0, 0, 2, 2, -1, -1, -1]);
+    assert_eq!(positions.spans, [[0, 0], [0, 1], [1, 2], [0, 3], [3, 6], [0, 0], [0, 0], [0, 0]]);
 }
