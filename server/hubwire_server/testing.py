@@ -133,7 +133,8 @@ class FakeModel:
         scores = np.ascontiguousarray(hidden[:, : len(details.classification.labels)])
         if details.task is Task.TOKEN_CLASSIFICATION:
             return scores, "float32"
-        return pool_ragged(scores, batch.offsets, mode="mean"), "float32"
+        # Not pool_ragged, which refuses NaN: a real head gives it.
+        return np.add.reduceat(scores, batch.offsets[:-1]) / np.diff(batch.offsets)[:, None].astype(np.float32), "float32"
 
     def _pool(self, engine: Engine, option: str, batch: RaggedBatch, extra: Ragged | None) -> Computed:
         assert self.description.embedding is not None
@@ -199,6 +200,7 @@ def _describe(task: Task, overrides: dict[str, Any]) -> ModelDescription:
         Task.FILL_MASK: ("masked_language_model", MaskedLanguageModelDetails(mask_token="[MASK]", vocabulary_size=len(_VOCABULARY))),
         Task.SPARSE_EMBEDDING: ("masked_language_model", MaskedLanguageModelDetails(mask_token="[MASK]", vocabulary_size=len(_VOCABULARY))),
         Task.QUESTION_ANSWERING: None,
+        Task.ZERO_SHOT_CLASSIFICATION: ("classification", ClassificationDetails(labels=("contradiction", "neutral", "entailment"))),
     }.get(task, ("classification", _CLASSIFICATION))
     fields: dict[str, Any] = {"task": task}
     if details is not None:
