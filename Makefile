@@ -19,8 +19,8 @@ NATIVE := $(shell find native -name '*.rs' -o -name Cargo.toml)
 
 build: $(STAMPS)/project ## Make .venv with everything in it, and build the Rust core.
 
-serve: build ## Serve the embedded model on ADDRESS (default 127.0.0.1:50051).
-	exec $(BIN)/hubwire serve --address $(ADDRESS)
+serve: build ## Serve the demo models on ADDRESS (default 127.0.0.1:50051).
+	exec $(BIN)/hubwire serve --demo --address $(ADDRESS)
 
 test: build test-native $(BIN)/grpcurl ## Run every test suite.
 	$(BIN)/python -m pytest

@@ -28,7 +28,7 @@ from hubwire_server.services import (
     text_classification,
     token_classification,
 )
-from hubwire_server.settings import Settings
+from hubwire_server.settings import ModelArgument, Settings
 from hubwire_server.tasks.embedding import EmbeddingTask
 from hubwire_server.tasks.model import LoadPolicy, LoadRequest, ModelTask
 from hubwire_server.tasks.question_answering import QuestionAnsweringTask
@@ -104,7 +104,7 @@ class App:
         await parts.server.start()
         parts.dispatcher.worker.start()
         for argument in self.settings.models:
-            self.load(LoadRequest(source=argument.source, name=argument.name, revision=argument.revision, configured=True))
+            self.load(load_request(argument))
 
     def load(self, request: LoadRequest) -> None:
         """Begins to load a model; how that goes is in the registry and in the log."""
@@ -194,6 +194,20 @@ class App:
 
     def _on_model(self, key: str, loaded: LoadedModel | HubwireError | None) -> None:
         self._running().models.on_model(key, loaded)
+
+
+def load_request(argument: ModelArgument) -> LoadRequest:
+    """What an operator's argument asks for. A task that is none of the server's own is a pipeline of transformers."""
+    known = argument.task.replace("-", "_")
+    task = Task(known) if known in set(Task) else None
+    return LoadRequest(
+        source=argument.source,
+        name=argument.name,
+        revision=argument.revision,
+        task=task,
+        pipeline_task="" if task is not None else argument.task,
+        configured=True,
+    )
 
 
 async def run(settings: Settings) -> None:

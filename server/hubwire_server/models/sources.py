@@ -1,6 +1,6 @@
-"""Where a model's files come from: a hub repository, a local folder, or a folder inside an installed Python package.
+"""Where a model's files come from: a hub repository, a local folder, a folder inside an installed Python package, or a demo model.
 
-`parse_source` says which of the three a text means, `resolve` brings the files onto this machine and says where they lie.
+`parse_source` says which of them a text means, `resolve` brings the files onto this machine and says where they lie.
 Nothing here imports torch or transformers: the front process calls this.
 """
 
@@ -14,6 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from hubwire_server.errors import HubwireError, Reason
+from hubwire_server.models import demo
 
 Progress = Callable[[str, int, int], None]
 """Hears what is being done, how many bytes of it are done, and how many there are (0 and 0 where there is no size). Called from any
@@ -32,6 +33,7 @@ class SourceKind(StrEnum):
     HUB = "hub"
     FOLDER = "folder"
     PACKAGE = "package"
+    DEMO = "demo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class ModelSource:
                 return Path(self.name).expanduser().resolve().name
             except (OSError, RuntimeError, ValueError):  # a path that cannot exist, which resolve says
                 return Path(self.name).name
-        return f"package:{self.name}" if self.kind is SourceKind.PACKAGE else self.name
+        return f"{self.kind}:{self.name}" if self.kind in (SourceKind.PACKAGE, SourceKind.DEMO) else self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,8 @@ class ResolvedModel:
 
 
 def parse_source(text: str) -> ModelSource:
-    """Reads a source: "package:NAME/FOLDER"; a path that is absolute, begins with "." or "~", or exists; else a hub id ("owner/name").
+    """Reads a source: "package:NAME/FOLDER"; "demo:NAME"; a path that is absolute, begins with "." or "~", or exists; else a hub id
+    ("owner/name").
 
     Raises HubwireError (VALUE_OUT_OF_RANGE) where the text is none of these.
     """
@@ -71,6 +74,8 @@ def parse_source(text: str) -> ModelSource:
         raise HubwireError(Reason.VALUE_OUT_OF_RANGE, "a model source holds no NUL character", field="source")
     if text.startswith("package:"):
         return ModelSource(SourceKind.PACKAGE, text.removeprefix("package:").strip("/"))
+    if text.startswith("demo:"):
+        return ModelSource(SourceKind.DEMO, text.removeprefix("demo:"))
     if text.startswith((".", "~", "/")) or Path(text).is_absolute() or _is_folder(text):
         return ModelSource(SourceKind.FOLDER, text)
     if not HUB_ID.fullmatch(text):
@@ -96,11 +101,13 @@ def resolve(
     token: str | None = None,
     cache_dir: Path | None = None,
     endpoint: str | None = None,
+    demo_cache: Path | None = None,
     progress: Progress | None = None,
 ) -> ResolvedModel:
     """Finds the model's folder, and fetches it first where it is a hub repository. Blocks.
 
-    revision, allow_pickle, token, cache_dir and endpoint are for hub repositories alone (hub.py).
+    revision, allow_pickle, token, cache_dir and endpoint are for hub repositories alone (hub.py). demo_cache is the server's cache folder,
+    where demo models are built.
     Raises HubwireError: MODEL_SOURCE_NOT_FOUND, MODEL_NOT_ALLOWED, MODEL_NOT_SUPPORTED, or MODEL_LOAD_FAILED where the hub cannot be
     reached.
     """
@@ -112,6 +119,10 @@ def resolve(
 
         path, commit = fetch(HubRequest(source.name, revision, allow_pickle, token, cache_dir, endpoint), progress)
         return ResolvedModel(path, source.label, commit)
+    if source.kind is SourceKind.DEMO:
+        if demo_cache is None:
+            raise HubwireError(Reason.MODEL_LOAD_FAILED, "a demo model is built in the server's cache folder, and the server has none")
+        return ResolvedModel(demo.build(source.name, demo_cache), source.label, "")
     path = _folder(source.name) if source.kind is SourceKind.FOLDER else _package_folder(source.name)
     return ResolvedModel(path, source.label, "")
 

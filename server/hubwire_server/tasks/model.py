@@ -10,6 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Protocol, TypeVar, cast
 
 from hubwire_server._native import NativeError, Tokenizer
@@ -141,7 +142,7 @@ class ModelTask:
             raise HubwireError(Reason.FIELD_REQUIRED, "source is empty", field="source")
         source = parse_source(request.source)
         check_revision(source, request.revision)
-        name = request.name or request.source.rstrip("/").rsplit("/", 1)[-1].removeprefix("package:")
+        name = request.name or request.source.rstrip("/").rsplit("/", 1)[-1].removeprefix("package:").removeprefix("demo:")
         if not MODEL_NAME.fullmatch(name):
             text = 'a model name has letters, digits, ".", "_" and "-", at most 128, the first one a letter or a digit'
             raise HubwireError(Reason.VALUE_OUT_OF_RANGE, f"{text}; this is {name!r}", field="name")
@@ -254,6 +255,7 @@ class ModelTask:
             revision=request.revision or None,
             allow_pickle=self._policy.allows_pickle(request.source),
             token=self._policy.token,
+            demo_cache=Path(self._policy.cache_dir) if self._policy.cache_dir else None,
             progress=progress,
         )
         return await _in_daemon_thread(fetch)
