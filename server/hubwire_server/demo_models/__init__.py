@@ -1,0 +1,1 @@
+"""Files of the demo models that no package ships: the trained head of the sentiment model, and how it was trained."""
