@@ -22,6 +22,7 @@ from hubwire_server.services import (
     embedding,
     health,
     model,
+    pipeline,
     question_answering,
     reflection,
     rerank,
@@ -31,6 +32,7 @@ from hubwire_server.services import (
 from hubwire_server.settings import ModelArgument, Settings
 from hubwire_server.tasks.embedding import EmbeddingTask
 from hubwire_server.tasks.model import LoadPolicy, LoadRequest, ModelTask
+from hubwire_server.tasks.pipeline import PipelineTask
 from hubwire_server.tasks.question_answering import QuestionAnsweringTask
 from hubwire_server.tasks.rerank import RerankTask
 from hubwire_server.tasks.text_classification import TextClassificationTask
@@ -39,6 +41,7 @@ from hubwire_server.tasks.texts import TextLimits, Texts
 from hubwire_server.tasks.token_classification import TokenClassificationTask
 from hubwire_server.tasks.zero_shot import ZeroShotTask
 from hubwire_server.workers.dispatcher import Dispatcher
+from hubwire_server.workers.pipeline_worker import worker_options
 from hubwire_server.workers.supervisor import WorkerOptions
 
 log = logging.getLogger("hubwire")
@@ -49,9 +52,12 @@ TASK_SERVICES: Mapping[str, Sequence[Task]] = {
     rerank.NAME: (Task.RERANK,),
     token_classification.NAME: (Task.TOKEN_CLASSIFICATION,),
     question_answering.NAME: (Task.QUESTION_ANSWERING,),
+    pipeline.NAME: (Task.PIPELINE,),
 }
 """The services that need a model, and the tasks any of which is enough for them."""
 OTHER_SERVICES = (model.NAME,)
+ONE_INPUT = BatchLimits(tokens=1, texts=1)
+"""Pipelines compute an input at a time, so that those of a call that was cancelled are dropped before they are begun."""
 LAST_ANSWERS_SECONDS = 1.0
 """How long the last statuses may take to be written, before what is still open is cancelled."""
 COLLECTOR_THRESHOLDS = (10_000, 20, 20)
@@ -66,6 +72,8 @@ class AddressError(Exception):
 @dataclass(frozen=True, slots=True)
 class _Parts:
     dispatcher: Dispatcher
+    pipelines: Dispatcher
+    """The executor of Task.PIPELINE. Its worker starts when the first model is loaded for it."""
     texts: TextTask
     models: ModelTask
     health: health.HealthService
@@ -73,12 +81,13 @@ class _Parts:
 
 
 class App:
-    """A server, from start to stop. worker replaces how the worker is started: for tests and for other engines."""
+    """A server, from start to stop. worker and pipeline_worker replace how the workers are started: for tests and for other engines."""
 
-    def __init__(self, settings: Settings, worker: WorkerOptions | None = None) -> None:
+    def __init__(self, settings: Settings, worker: WorkerOptions | None = None, pipeline_worker: WorkerOptions | None = None) -> None:
         self.settings = settings
         self.registry = Registry()
         self._worker = worker or WorkerOptions(log_level=settings.log_level, hang_timeout_s=settings.hang_timeout_s)
+        self._pipeline_worker = pipeline_worker or worker_options(self._worker)
         self._parts: _Parts | None = None
         self.port = 0
         """The port that is listened on, once started."""
@@ -87,6 +96,11 @@ class App:
     def dispatcher(self) -> Dispatcher:
         """The executor of the running server."""
         return self._running().dispatcher
+
+    @property
+    def pipelines(self) -> Dispatcher:
+        """The executor of the pipelines of the running server."""
+        return self._running().pipelines
 
     async def start(self) -> None:
         """Listens, and begins to load the models. Returns as soon as calls are accepted: they are refused with UNAVAILABLE until a model is
@@ -123,20 +137,23 @@ class App:
         await asyncio.wait([stopping, answered], timeout=grace, return_when=asyncio.FIRST_COMPLETED)
         answered.cancel()
         parts.dispatcher.close(shutting_down)
+        parts.pipelines.close(shutting_down)
         parts.texts.close(shutting_down())
         await parts.models.close(shutting_down())
         # What is still open now has nothing more to say: watchers of health, and callers that do not read.
         await parts.server.stop(LAST_ANSWERS_SECONDS)
         await asyncio.gather(stopping, answered, return_exceptions=True)
-        await parts.dispatcher.worker.stop()
+        await asyncio.gather(parts.dispatcher.worker.stop(), parts.pipelines.worker.stop())
         parts.texts.texts.close()
         self.registry.on_change = lambda: None
 
     async def _answered(self) -> None:
         """Returns once every call that was accepted is answered."""
-        while self._running().dispatcher.used_tokens or any(model.leases for model in self.registry.all()):
+        executors = (self._running().dispatcher, self._running().pipelines)
+        while any(executor.used_tokens for executor in executors) or any(model.leases for model in self.registry.all()):
             await self.registry.unleased()
-            await self._running().dispatcher.idle()
+            for executor in executors:
+                await executor.idle()
 
     def _running(self) -> _Parts:
         assert self._parts is not None, "the server was not started"
@@ -148,6 +165,12 @@ class App:
             limits=partial(BatchLimits.for_device, tokens=settings.batch_tokens, texts=settings.batch_texts),
             max_waiting_tokens=settings.max_waiting_tokens,
             worker=self._worker,
+            on_model=self._on_model,
+        )
+        pipelines = Dispatcher(
+            limits=lambda device: ONE_INPUT,
+            max_waiting_tokens=settings.max_waiting_tokens,
+            worker=self._pipeline_worker,
             on_model=self._on_model,
         )
         policy = LoadPolicy(
@@ -164,7 +187,7 @@ class App:
             max_texts=settings.max_texts, max_text_bytes=settings.max_text_bytes, max_request_bytes=settings.max_message_bytes
         )
         texts = TextTask(self.registry, dispatcher, Texts(limits, threads=settings.worker_threads))
-        models = ModelTask(self.registry, dispatcher, policy)
+        models = ModelTask(self.registry, dispatcher, policy, pipelines)
         health_service = health.HealthService(self.registry, TASK_SERVICES, OTHER_SERVICES)
         server = grpc.aio.server(
             interceptors=[ErrorInterceptor()],
@@ -185,12 +208,13 @@ class App:
                 rerank.RerankService(RerankTask(texts)).handlers(),
                 token_classification.TokenClassificationService(TokenClassificationTask(texts)).handlers(),
                 question_answering.QuestionAnsweringService(QuestionAnsweringTask(texts)).handlers(),
+                pipeline.PipelineService(PipelineTask(self.registry, pipelines, max_inputs=settings.max_texts)).handlers(),
                 model.ModelService(models).handlers(),
                 health_service.handlers(),
                 *reflection.handlers([*TASK_SERVICES, *OTHER_SERVICES, health.NAME]),
             )
         )
-        return _Parts(dispatcher, texts, models, health_service, server)
+        return _Parts(dispatcher, pipelines, texts, models, health_service, server)
 
     def _on_model(self, key: str, loaded: LoadedModel | HubwireError | None) -> None:
         self._running().models.on_model(key, loaded)

@@ -17,6 +17,7 @@ from hubwire_server._native import NativeError, Tokenizer
 from hubwire_server.errors import HubwireError, Reason, shutting_down
 from hubwire_server.models.checkpoint import task_of
 from hubwire_server.models.description import LoadedModel, LoadSpec, ModelDescription, Task
+from hubwire_server.models.pipeline import canonical
 from hubwire_server.models.registry import Model, ModelState, Registry
 from hubwire_server.models.sources import ResolvedModel, check_revision, parse_source, resolve
 
@@ -103,11 +104,12 @@ class LoadProgress:
 
 
 class ModelTask:
-    """Loads and unloads models into a registry and its host."""
+    """Loads and unloads models into a registry and their hosts: pipelines has the models of Task.PIPELINE, host has all others."""
 
-    def __init__(self, registry: Registry, host: ModelHost, policy: LoadPolicy) -> None:
+    def __init__(self, registry: Registry, host: ModelHost, policy: LoadPolicy, pipelines: ModelHost) -> None:
         self._registry = registry
-        self._host = host
+        self._text_host = host
+        self._pipeline_host = pipelines
         self._policy = policy
         self._running: set[asyncio.Task[None]] = set()
 
@@ -142,6 +144,7 @@ class ModelTask:
             raise HubwireError(Reason.FIELD_REQUIRED, "source is empty", field="source")
         source = parse_source(request.source)
         check_revision(source, request.revision)
+        pipeline_task = canonical(request.pipeline_task, "pipeline_task") if request.pipeline_task else ""
         name = request.name or request.source.rstrip("/").rsplit("/", 1)[-1].removeprefix("package:").removeprefix("demo:")
         if not MODEL_NAME.fullmatch(name):
             text = 'a model name has letters, digits, ".", "_" and "-", at most 128, the first one a letter or a digit'
@@ -150,8 +153,8 @@ class ModelTask:
             name=name,
             key=self._registry.new_key(name),
             source=source.label,
-            task=Task.PIPELINE if request.pipeline_task and request.task is None else request.task,
-            pipeline_task=request.pipeline_task,
+            task=Task.PIPELINE if pipeline_task and request.task is None else request.task,
+            pipeline_task=pipeline_task,
             revision=request.revision,
             configured=request.configured,
         )
@@ -205,10 +208,15 @@ class ModelTask:
         task.add_done_callback(self._running.discard)
         return task
 
+    def _host(self, model: Model) -> ModelHost:
+        """Where a model runs."""
+        return self._pipeline_host if model.task is Task.PIPELINE else self._text_host
+
     async def _unload(self, model: Model) -> None:
         await self._registry.unleased(model)
-        await self._host.drain(model.key)
-        self._host.unload(model.key)
+        host = self._host(model)
+        await host.drain(model.key)
+        host.unload(model.key)
         self._registry.remove(model)
         log.info("model %s is unloaded", model.name)
 
@@ -221,9 +229,10 @@ class ModelTask:
                 model.task, model.pipeline_task = model.task or found, pipeline_task
             self._registry.set_state(model, ModelState.LOADING)
             steps.put_nowait(LoadProgress(state=ModelState.LOADING, message="reading and checking the model"))
-            loaded = await self._host.load(self._spec(model, request.source, str(resolved.path)))
+            host = self._host(model)
+            loaded = await host.load(self._spec(model, request.source, str(resolved.path)))
             tokenizer = await asyncio.to_thread(Tokenizer, loaded.tokenizer_json) if loaded.tokenizer_json else None
-            if not self._host.holds(model.key):  # the worker died meanwhile, and the model could not be loaded again
+            if not host.holds(model.key):  # the worker died meanwhile, and the model could not be loaded again
                 raise HubwireError(Reason.MODEL_LOAD_FAILED, "the worker that had loaded the model could not load it again")
         except HubwireError as error:
             self._fail(model, steps, error)
@@ -237,7 +246,7 @@ class ModelTask:
             self._fail(model, steps, HubwireError(Reason.MODEL_LOAD_FAILED, "the model could not be loaded; the server's log says why"))
         else:
             model.tokenizer, model.description = tokenizer, loaded.description
-            self._registry.set_state(model, ModelState.READY if self._host.is_ready(model.key) else ModelState.LOADING)
+            self._registry.set_state(model, ModelState.READY if host.is_ready(model.key) else ModelState.LOADING)
             log.info("model %s is ready: %s", model.name, _summary(loaded.description))
             steps.put_nowait(LoadProgress(state=model.state, message="the model serves", model=model))
 
@@ -278,7 +287,7 @@ class ModelTask:
         )
 
     def _fail(self, model: Model, steps: asyncio.Queue[LoadProgress | HubwireError], error: HubwireError) -> None:
-        self._host.unload(model.key)
+        self._host(model).unload(model.key)
         error = error.about(field="", model=model.name)
         log.error("model %s could not be loaded: %s", model.name, error.message)
         if model.configured:

@@ -154,7 +154,10 @@ class Dispatcher:
     # ModelHost (tasks/model.py)
 
     async def load(self, spec: LoadSpec) -> LoadedModel:
-        """See ModelHost."""
+        """See ModelHost. The first load starts the worker, where nobody has."""
+        if self._closed is not None:
+            raise self._closed()
+        self.worker.start()
         return await self.worker.load(spec)
 
     def holds(self, key: str) -> bool:

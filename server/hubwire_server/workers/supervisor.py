@@ -126,7 +126,9 @@ class Supervisor:
         return self._process.pid if self._process is not None else None
 
     def start(self) -> None:
-        """Starts the worker, and a new one whenever it dies, until `stop`."""
+        """Starts the worker, and a new one whenever it dies, until `stop`. Once: what was started already goes on."""
+        if self._main is not None:
+            return
         self.state = State.STARTING
         self._main = asyncio.create_task(self._keep_alive(), name="worker-supervisor")
 

@@ -1,15 +1,14 @@
 """Keeps what a caller writes from opening files and addresses.
 
-Pipelines take a text in the place of an image or a sound for a path or an address, also deep inside a dictionary: one request could read any
-file of the machine, or any address that it reaches. Python tells an audit hook of each file, connection and process before it is opened, and
-the hook refuses what a computation has no need of. Native code is not seen by it, so that bytes of callers are only read by decoders that open
-nothing (media.py).
+Pipelines take a text in the place of an image or a sound for a path or an address, also deep inside a dictionary: one request could read
+any file of the machine, or any address that it reaches. Python tells an audit hook of each file, connection and process before it is
+opened, and the hook refuses what a computation has no need of. Native code is not seen by it, so that bytes of callers are only read by
+decoders that open nothing (media.py).
 """
 
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,10 +24,10 @@ class FenceError(Exception):
     """A file, a connection or a process that was refused."""
 
 
-class _Fence(threading.local):
-    """What is refused now, in this thread."""
+class _Fence:
+    """What is refused now, in every thread: a pipeline may start some, and the worker itself opens nothing meanwhile."""
 
-    connections = False
+    closed = False
     folders: tuple[str, ...] | None = None
     """The folders whose files may be opened; None for any."""
     crossed = False
@@ -64,15 +63,15 @@ def _closed(folders: tuple[str, ...] | None) -> Iterator[None]:
     if not _installed:  # a hook cannot be taken out again
         _installed = True
         sys.addaudithook(_audit)
-    _fence.connections, _fence.folders, _fence.crossed = True, folders, False
+    _fence.closed, _fence.folders, _fence.crossed = True, folders, False
     try:
         yield
     finally:
-        _fence.connections, _fence.folders = False, None
+        _fence.closed, _fence.folders = False, None
 
 
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
-    if not _fence.connections:
+    if not _fence.closed:
         return
     if event in CONNECTIONS or event in PROCESSES:
         _refuse()
@@ -87,8 +86,7 @@ def _check_file(path: object, mode: object, flags: object) -> None:
     writes = isinstance(mode, str) and any(letter in mode for letter in "wax+")
     # os.open has no mode; its lowest two bits say whether it writes.
     writes = writes or (mode is None and isinstance(flags, int) and flags & 3 != 0)
-    assert _fence.folders is not None
-    allowed = (*_fence.folders, *_PYTHON, *SYSTEM_FILES)
+    allowed = (*(_fence.folders or ()), *_PYTHON, *SYSTEM_FILES)
     if name == "/dev/null" or (not writes and ".." not in name.split("/") and name.startswith(allowed)):
         return
     _refuse()

@@ -1,0 +1,107 @@
+"""The keyword arguments of a pipeline's call, as a caller may give them.
+
+Many pipelines swallow what they do not know, and generation takes arguments that load code or start other models. So a name is only let
+through where the pipeline can be seen to read it, and never where it is one of FORBIDDEN.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import GenerationConfig
+
+from hubwire_server.errors import HubwireError, Reason
+
+FORBIDDEN = frozenset(
+    {
+        "assistant_model",
+        "assistant_tokenizer",
+        "batch_size",
+        "binary_output",
+        "custom_generate",
+        "device",
+        "generation_config",
+        "logits_processor",
+        "model",
+        "num_workers",
+        "prefix_allowed_tokens_fn",
+        "self",
+        "stopping_criteria",
+        "streamer",
+        "synced_gpus",
+        "tesseract_config",
+        "timeout",
+        "tokenizer",
+        "trust_remote_code",
+    }
+)
+"""What names code, models, files or processes (custom_generate runs code of a repository, tesseract_config is a command line), or what only
+Python objects can be given for, or what has no meaning here (timeout is for fetching images)."""
+
+FLOATS = frozenset(
+    {
+        "diversity_penalty",
+        "encoder_repetition_penalty",
+        "epsilon_cutoff",
+        "eta_cutoff",
+        "guidance_scale",
+        "length_penalty",
+        "max_time",
+        "min_p",
+        "repetition_penalty",
+        "temperature",
+        "top_p",
+        "typical_p",
+    }
+)
+"""Generation refuses whole numbers for some of these, and JSON does not tell 2 from 2.0."""
+
+
+def known_parameters(pipeline: Any) -> frozenset[str]:
+    """The names that a pipeline's call reads: those that its _sanitize_parameters names, as an argument or as the key of a dictionary, what
+    its generation takes, and what it hands to its tokenizer."""
+    function = type(pipeline)._sanitize_parameters
+    signature = inspect.signature(function).parameters
+    names = set(signature) | {constant for constant in function.__code__.co_consts if isinstance(constant, str) and constant.isidentifier()}
+    if pipeline._pipeline_calls_generate and pipeline.model.can_generate():
+        names |= generation_parameters(pipeline.model)
+    if "tokenizer_kwargs" in signature and pipeline.tokenizer is not None:
+        names |= set(inspect.signature(type(pipeline.tokenizer).__call__).parameters)
+    if "candidate_labels" in inspect.signature(type(pipeline).__call__).parameters:
+        names.add("candidate_labels")
+    return frozenset(names) - FORBIDDEN
+
+
+def generation_parameters(model: Any) -> set[str]:
+    """The names that a model's generation takes."""
+    configured = set(vars(GenerationConfig())) | set(vars(model.generation_config)) | set(inspect.signature(model.generate).parameters)
+    return {name for name in configured if not name.startswith("_")} - FORBIDDEN - {"inputs", "kwargs"}
+
+
+def check_parameters(parameters: Mapping[str, Any], known: frozenset[str]) -> dict[str, Any]:
+    """The parameters for a call. Raises HubwireError (PIPELINE_INPUT_INVALID) for one that is unknown, or forbidden anywhere inside."""
+    for name in parameters:
+        if name not in known:
+            some = ", ".join(sorted(known)[:40]) or "none"
+            raise HubwireError(Reason.PIPELINE_INPUT_INVALID, f"the pipeline has no parameter {name[:64]!r}; it has: {some}")
+    _refuse_forbidden(parameters)
+    return {name: _with_floats(name, value) for name, value in parameters.items()}
+
+
+def _refuse_forbidden(value: Any) -> None:
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            if name in FORBIDDEN:
+                raise HubwireError(Reason.PIPELINE_INPUT_INVALID, f"the parameter {name!r} is not for callers")
+            _refuse_forbidden(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            _refuse_forbidden(inner)
+
+
+def _with_floats(name: str, value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_floats(key, inner) for key, inner in value.items()}
+    return float(value) if name in FLOATS and type(value) is int else value
