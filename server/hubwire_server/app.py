@@ -20,25 +20,31 @@ from hubwire_server.models.registry import Registry
 from hubwire_server.scheduling.planner import BatchLimits
 from hubwire_server.services import (
     embedding,
+    fill_mask,
     health,
     model,
     pipeline,
     question_answering,
     reflection,
     rerank,
+    sparse_embedding,
     text_classification,
     token_classification,
+    tokenization,
 )
 from hubwire_server.settings import ModelArgument, Settings
 from hubwire_server.tasks.embedding import EmbeddingTask
+from hubwire_server.tasks.fill_mask import FillMaskTask
 from hubwire_server.tasks.model import LoadPolicy, LoadRequest, ModelTask
 from hubwire_server.tasks.pipeline import PipelineTask
 from hubwire_server.tasks.question_answering import QuestionAnsweringTask
 from hubwire_server.tasks.rerank import RerankTask
+from hubwire_server.tasks.sparse_embedding import SparseEmbeddingTask
 from hubwire_server.tasks.text_classification import TextClassificationTask
 from hubwire_server.tasks.text_task import TextTask
 from hubwire_server.tasks.texts import TextLimits, Texts
 from hubwire_server.tasks.token_classification import TokenClassificationTask
+from hubwire_server.tasks.tokenization import TokenizationTask
 from hubwire_server.tasks.zero_shot import ZeroShotTask
 from hubwire_server.workers.dispatcher import Dispatcher
 from hubwire_server.workers.pipeline_worker import worker_options
@@ -51,6 +57,9 @@ TASK_SERVICES: Mapping[str, Sequence[Task]] = {
     text_classification.NAME: (Task.TEXT_CLASSIFICATION, Task.ZERO_SHOT_CLASSIFICATION),
     rerank.NAME: (Task.RERANK,),
     token_classification.NAME: (Task.TOKEN_CLASSIFICATION,),
+    fill_mask.NAME: (Task.FILL_MASK,),
+    # The tokenizer of any model will do, but that of a pipeline is its own.
+    tokenization.NAME: tuple(task for task in Task if task is not Task.PIPELINE),
     question_answering.NAME: (Task.QUESTION_ANSWERING,),
     pipeline.NAME: (Task.PIPELINE,),
 }
@@ -201,14 +210,17 @@ class App:
                 ("grpc.keepalive_permit_without_calls", 1),
             ],
         )
+        sparse = sparse_embedding.SparseEmbeddingMethods(SparseEmbeddingTask(texts))
         server.add_generic_rpc_handlers(
             (
-                embedding.EmbeddingService(EmbeddingTask(texts)).handlers(),
+                embedding.EmbeddingService(EmbeddingTask(texts), sparse.methods()).handlers(),
                 text_classification.TextClassificationService(TextClassificationTask(texts), ZeroShotTask(texts)).handlers(),
                 rerank.RerankService(RerankTask(texts)).handlers(),
                 token_classification.TokenClassificationService(TokenClassificationTask(texts)).handlers(),
                 question_answering.QuestionAnsweringService(QuestionAnsweringTask(texts)).handlers(),
                 pipeline.PipelineService(PipelineTask(self.registry, pipelines, max_inputs=settings.max_texts)).handlers(),
+                fill_mask.FillMaskService(FillMaskTask(texts)).handlers(),
+                tokenization.TokenizationService(TokenizationTask(texts)).handlers(),
                 model.ModelService(models).handlers(),
                 health_service.handlers(),
                 *reflection.handlers([*TASK_SERVICES, *OTHER_SERVICES, health.NAME]),

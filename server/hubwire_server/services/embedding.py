@@ -46,10 +46,11 @@ INLINE_ENCODE_VALUES = 262_144
 
 
 class EmbeddingService:
-    """Serves the embedding task."""
+    """Serves the embedding task. more is further methods by name: those for sparse vectors (sparse_embedding.py)."""
 
-    def __init__(self, task: EmbeddingTask) -> None:
+    def __init__(self, task: EmbeddingTask, more: Mapping[str, Any]) -> None:
         self._task = task
+        self._more = more
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """The methods of the service, for bytes."""
@@ -57,6 +58,7 @@ class EmbeddingService:
             "Embed": grpc.unary_unary_rpc_method_handler(self.embed),
             "StreamEmbed": grpc.stream_stream_rpc_method_handler(self.stream_embed),
             "EmbedTokens": grpc.unary_unary_rpc_method_handler(self.embed_tokens),
+            **self._more,
         }
         return grpc.method_handlers_generic_handler(NAME, methods)
 
