@@ -16,25 +16,25 @@ import pytest
 import torch
 
 from hubwire_server import _native
-from hubwire_server.backends.base import LoadOptions, RaggedBatch
-from hubwire_server.backends.loading import LoadedEmbeddingModel, load_embedding_model
+from hubwire_server.backends.base import Head, LoadOptions, RaggedBatch
+from hubwire_server.backends.loading import LoadedModel, load_model
 from tests.parity.compare import Vectors, assert_equal, cosines
 from tests.parity.texts import make_texts
 from tests.unit.backends.tiny_models import MINILM, make_model, save_folder
 
 
 @pytest.fixture(scope="module")
-def minilm() -> LoadedEmbeddingModel:
-    return load_embedding_model(MINILM, LoadOptions(threads=2))
+def minilm() -> LoadedModel:
+    return load_model(MINILM, Head.BODY, LoadOptions(threads=2))
 
 
-def embed(model: LoadedEmbeddingModel, texts: list[str], *, prompt: str = "", mode: str | None = None, batch_size: int = 0) -> Vectors:
+def embed(model: LoadedModel, texts: list[str], *, prompt: str = "", mode: str | None = None, batch_size: int = 0) -> Vectors:
     """Our vectors of texts, tokenized, run, pooled and scaled as worker and front do it; batches of random sizes where batch_size is 0."""
-    tokenizer = _native.Tokenizer(model.tokenizer_json)
+    tokenizer = _native.Tokenizer(model.tokenizer.json)
     skip_tokens = 0
-    if prompt and not model.head.include_prompt:
+    if prompt and not model.embedding_head.include_prompt:
         ids = tokenizer.encode([prompt], max_tokens=model.max_tokens).ids
-        skip_tokens = len(ids) - int(ids[-1] in model.special_ids)
+        skip_tokens = len(ids) - int(ids[-1] in model.tokenizer.special_ids)
     sizes = random.Random(7)
     parts, start = [], 0
     while start < len(texts):
@@ -42,18 +42,18 @@ def embed(model: LoadedEmbeddingModel, texts: list[str], *, prompt: str = "", mo
         batch = tokenizer.encode([prompt + text for text in some], max_tokens=model.max_tokens)
         hidden, dtype = model.backend.forward(RaggedBatch(batch.ids, batch.type_ids, batch.offsets))
         skip = np.full(len(some), skip_tokens, np.int64) if skip_tokens else None
-        parts.append(model.head.pool(hidden, dtype, batch.offsets, mode=mode, skip=skip))
+        parts.append(model.embedding_head.pool(hidden, dtype, batch.offsets, mode=mode, skip=skip))
         start += len(some)
     vectors = np.concatenate(parts)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12) if model.head.normalize else vectors
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12) if model.embedding_head.normalize else vectors
 
 
-def test_500_texts_in_batches_and_alone(minilm: LoadedEmbeddingModel, theirs: Callable[..., Any]) -> None:
+def test_500_texts_in_batches_and_alone(minilm: LoadedModel, theirs: Callable[..., Any]) -> None:
     reference = theirs(MINILM)
     texts = make_texts(500)
     assert minilm.backend.description.packed, minilm.backend.description.packed_note
     assert minilm.max_tokens == reference.max_seq_length == 256
-    counts = _native.Tokenizer(minilm.tokenizer_json).encode(texts).token_counts
+    counts = _native.Tokenizer(minilm.tokenizer.json).encode(texts).token_counts
     assert (counts.min() <= 5, counts.max() > 256, np.median(counts) > 15) == (True, True, True)
     expected = reference.encode(texts, batch_size=32)
     assert_equal(embed(minilm, texts), expected)
@@ -74,7 +74,7 @@ def reference_pool(tokens: Vectors, mode: str) -> Any:
     }[mode]()
 
 
-def test_every_pooling_against_float64(minilm: LoadedEmbeddingModel, theirs: Callable[..., Any]) -> None:
+def test_every_pooling_against_float64(minilm: LoadedModel, theirs: Callable[..., Any]) -> None:
     texts = make_texts(25, seed=5)
     tokens = [value.numpy() for value in theirs(MINILM).encode(texts, output_value="token_embeddings")]
     for mode in ("cls", "lasttoken", "max", "mean", "mean_sqrt_len_tokens", "weightedmean"):
@@ -94,15 +94,17 @@ def transformer(st: ModuleType, path: Path) -> Any:
     return st.sentence_transformer.modules.Transformer(str(path), max_seq_length=120)
 
 
-def check(theirs: Callable[..., Any], path: Path, **encode: Any) -> LoadedEmbeddingModel:
+def check(theirs: Callable[..., Any], path: Path, **encode: Any) -> LoadedModel:
     """Compares 24 texts, and returns our model."""
-    model = load_embedding_model(path, LoadOptions(threads=2))
+    model = load_model(path, Head.BODY, LoadOptions(threads=2))
     reference = theirs(path)
     assert model.max_tokens == reference.max_seq_length
-    assert model.head.prompts == {name: text for name, text in reference.prompts.items() if text or name in model.head.prompts}
-    assert model.head.dimensions == (reference.truncate_dim or reference.get_embedding_dimension())
+    assert model.embedding_head.prompts == {
+        name: text for name, text in reference.prompts.items() if text or name in model.embedding_head.prompts
+    }
+    assert model.embedding_head.dimensions == (reference.truncate_dim or reference.get_embedding_dimension())
     texts = make_texts(24, seed=9)
-    prompt = encode.get("prompt", model.head.prompts.get(encode.get("prompt_name", model.head.default_prompt_name), ""))
+    prompt = encode.get("prompt", model.embedding_head.prompts.get(encode.get("prompt_name", model.embedding_head.default_prompt_name), ""))
     assert_equal(embed(model, texts, prompt=prompt), reference.encode(texts, **encode))
     return model
 
@@ -126,7 +128,7 @@ def test_dense_layer_norm_and_normalize_after_two_poolings(st: ModuleType, their
             modules.Normalize(),
         ],
     )
-    head = check(theirs, path).head
+    head = check(theirs, path).embedding_head
     assert (head.pooling, head.normalize, head.dimensions, head.pooling_fixed, len(head.modules)) == (("mean", "max"), True, 20, True, 5)
 
 
@@ -137,7 +139,11 @@ def test_prompts_that_take_no_part_in_pooling(st: ModuleType, theirs: Callable[.
     prompts = {"query": "Represent this query: ", "bare": "", "marked": "question [SEP]"}
     path = build(st, tmp_path / "model", [transformer(st, tiny), pooling], prompts=prompts, default_prompt_name="query")
     model = check(theirs, path)
-    assert (model.head.include_prompt, model.head.default_prompt_name, model.head.normalize) == (False, "query", False)
+    assert (model.embedding_head.include_prompt, model.embedding_head.default_prompt_name, model.embedding_head.normalize) == (
+        False,
+        "query",
+        False,
+    )
     reference, texts = theirs(path), make_texts(10, seed=2)
     for name in ("bare", "marked"):
         assert_equal(embed(model, texts, prompt=prompts[name]), reference.encode(texts, prompt_name=name))
@@ -156,7 +162,7 @@ def test_lower_case_that_the_folder_asks_for(theirs: Callable[..., Any], tmp_pat
     lowered = check(theirs, path)
     (path / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 64, "do_lower_case": False}))
     cased = check(theirs, path)
-    assert (lowered.head.lowercase, cased.head.lowercase) == (True, False)
+    assert (lowered.embedding_head.lowercase, cased.embedding_head.lowercase) == (True, False)
     texts = ["The Quick BROWN Fox ÉCLAIR"]
     assert cosines(embed(lowered, texts), embed(cased, texts))[0] < 0.99
 
@@ -179,7 +185,7 @@ def test_a_transformer_in_a_folder_of_its_own(theirs: Callable[..., Any], tmp_pa
 def test_a_limit_that_is_set_for_the_call_of_the_tokenizer(theirs: Callable[..., Any], tmp_path: Path, processing: dict[str, Any]) -> None:
     path = shutil.copytree(MINILM, tmp_path / "model")
     (path / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 64, "processing_kwargs": processing}))
-    model = load_embedding_model(path, LoadOptions(threads=2))
+    model = load_model(path, Head.BODY, LoadOptions(threads=2))
     assert model.max_tokens == 9
     texts = make_texts(24, seed=9)
     assert_equal(embed(model, texts), theirs(path).encode(texts))
@@ -194,20 +200,20 @@ def test_a_built_in_prompt_that_is_the_default(theirs: Callable[..., Any], tmp_p
 @pytest.mark.parametrize("family", ["Bert", "Roberta", "MPNet", "DebertaV2", "T5", "Qwen3"])
 def test_a_plain_folder_is_pooled_by_the_mean(theirs: Callable[..., Any], tmp_path: Path, family: str) -> None:
     model = load_and_compare_plain(theirs, save_folder(make_model(family), tmp_path))
-    assert model.head.pooling == ("mean",)
+    assert model.embedding_head.pooling == ("mean",)
 
 
 def test_a_plain_causal_folder_is_pooled_by_the_last_token(theirs: Callable[..., Any], tmp_path: Path) -> None:
     model = load_and_compare_plain(theirs, save_folder(make_model("Qwen3", "ForCausalLM"), tmp_path))
-    assert model.head.pooling == ("lasttoken",)
+    assert model.embedding_head.pooling == ("lasttoken",)
 
 
-def load_and_compare_plain(theirs: Callable[..., Any], path: Path) -> LoadedEmbeddingModel:
+def load_and_compare_plain(theirs: Callable[..., Any], path: Path) -> LoadedModel:
     """As check, for folders whose limit sentence-transformers sets above what RoBERTa's positions reach; texts stay below it."""
-    model = load_embedding_model(path, LoadOptions(threads=2))
+    model = load_model(path, Head.BODY, LoadOptions(threads=2))
     reference = theirs(path)
     assert model.max_tokens in (reference.max_seq_length, model.backend.description.max_tokens)
-    tokenizer = _native.Tokenizer(model.tokenizer_json)
+    tokenizer = _native.Tokenizer(model.tokenizer.json)
     texts = [text for text in make_texts(30, seed=4) if tokenizer.encode([text]).token_counts[0] <= 100]
     assert_equal(embed(model, texts), reference.encode(texts))
     return model
@@ -217,7 +223,7 @@ def test_truncate_dim_cuts_after_normalize(st: ModuleType, theirs: Callable[...,
     modules = st.sentence_transformer.modules
     tiny = save_folder(make_model("Bert"), tmp_path / "tiny")
     path = build(st, tmp_path / "model", [transformer(st, tiny), modules.Pooling(32), modules.Normalize()], truncate_dim=12)
-    head = check(theirs, path).head
+    head = check(theirs, path).embedding_head
     assert (head.dimensions, head.normalize) == (12, False)
 
 
@@ -235,7 +241,7 @@ def test_pickled_weights_of_transformer_and_dense_are_read_where_allowed(
     dense = path / "2_Dense"
     torch.save(theirs_dense_state(dense), dense / "pytorch_model.bin")
     (dense / "model.safetensors").unlink()
-    assert_equal(embed(load_embedding_model(path, LoadOptions(threads=1, allow_pickle=True)), texts), expected)
+    assert_equal(embed(load_model(path, Head.BODY, LoadOptions(threads=1, allow_pickle=True)), texts), expected)
 
 
 def theirs_dense_state(folder: Path) -> dict[str, torch.Tensor]:

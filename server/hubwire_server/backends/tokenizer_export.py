@@ -39,7 +39,7 @@ class ExportedTokenizer:
     word_pieces: bool
     """Whether the vocabulary marks the tokens that continue a word. transformers decides by this how it tells words apart
     (pipelines/token_classification.py, gather_pre_entities)."""
-    clean_up_spaces: bool = False
+    clean_up_spaces: bool
     """Whether transformers takes the spaces before punctuation out of a decoded text (tokenization_utils_tokenizers.py, _decode)."""
 
 

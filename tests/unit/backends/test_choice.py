@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from hubwire_server.backends import choice as choice_module
-from hubwire_server.backends.base import Candidate, LoadOptions, RaggedBatch
-from hubwire_server.backends.loading import LoadedEmbeddingModel, load_embedding_model, runs_on_cpu
-from hubwire_server.backends.onnx import body as body_module
+from hubwire_server.backends import comparison as comparison_module
+from hubwire_server.backends.base import Candidate, Head, LoadOptions, RaggedBatch
+from hubwire_server.backends.loading import LoadedModel, load_model, runs_on_cpu
+from hubwire_server.backends.onnx import build as build_module
 from hubwire_server.backends.onnx import export as export_module
 from hubwire_server.backends.onnx.cache import EXPORTS
 from hubwire_server.backends.records import FOLDER
@@ -32,23 +33,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_folder(make_model("Bert"), tmp_path_factory.mktemp("bert"))
 
 
-def load(folder: Path, cache: Path, **options: object) -> LoadedEmbeddingModel:
-    return load_embedding_model(folder, LoadOptions(threads=1, cache_dir=cache, **options))  # type: ignore[arg-type]  # options vary
+def load(folder: Path, cache: Path, **options: object) -> LoadedModel:
+    return load_model(folder, Head.BODY, LoadOptions(threads=1, cache_dir=cache, **options))  # type: ignore[arg-type]  # options vary
 
 
-def chosen(model: LoadedEmbeddingModel) -> Candidate:
+def chosen(model: LoadedModel) -> Candidate:
     (candidate,) = [candidate for candidate in model.candidates if candidate.chosen]
     assert (candidate.backend, candidate.dtype) == (model.backend.description.backend, model.backend.description.dtype)
     return candidate
 
 
-def of_backend(model: LoadedEmbeddingModel, backend: str) -> list[Candidate]:
+def of_backend(model: LoadedModel, backend: str) -> list[Candidate]:
     return [candidate for candidate in model.candidates if candidate.backend == backend]
 
 
-def vectors(model: LoadedEmbeddingModel) -> np.ndarray:
+def vectors(model: LoadedModel) -> np.ndarray:
     hidden, dtype = model.backend.forward(BATCH)
-    return model.head.pool(hidden, dtype, BATCH.offsets)
+    return model.embedding_head.pool(hidden, dtype, BATCH.offsets)
 
 
 def test_auto_compares_and_times_every_candidate(folder: Path, tmp_path: Path) -> None:
@@ -71,7 +72,7 @@ def test_a_backend_that_is_named_serves(folder: Path, tmp_path: Path, backend: s
     model = load(folder, tmp_path, backend=backend, dtype="float32")
     assert {candidate.backend for candidate in model.candidates} == {backend}
     assert chosen(model).backend == backend
-    alone = load_embedding_model(folder, LoadOptions(threads=1))
+    alone = load_model(folder, Head.BODY, LoadOptions(threads=1))
     assert alone.candidates == ()
     np.testing.assert_allclose(vectors(model), vectors(alone), atol=1e-5)
 
@@ -80,9 +81,11 @@ def test_a_start_with_a_warm_cache_needs_no_torch_and_tells_the_same(folder: Pat
     cold = load(folder, tmp_path, backend="onnx")
     code = (
         "import sys, json; from pathlib import Path\n"
-        "from hubwire_server.backends.base import LoadOptions\n"
-        "from hubwire_server.workers.embedding_model import load\n"
-        f"model = load(Path({str(folder)!r}), LoadOptions(threads=1, backend='onnx', device='auto', cache_dir=Path({str(tmp_path)!r})))\n"
+        "from hubwire_server.backends.base import Head, LoadOptions\n"
+        "from hubwire_server.models.description import Task\n"
+        "from hubwire_server.workers.model import load\n"
+        f"options = LoadOptions(threads=1, backend='onnx', device='auto', cache_dir=Path({str(tmp_path)!r}))\n"
+        f"model = load(Path({str(folder)!r}), options, Task.EMBEDDING)\n"
         "engines = sorted({'torch', 'transformers', 'onnx'} & set(sys.modules))\n"
         "print(json.dumps([engines, model.description.fingerprint, [c.short_ns for c in model.description.candidates]]))"
     )
@@ -119,8 +122,8 @@ def damage_probe(export: Path) -> None:
     from hubwire_server.backends.onnx.cache import _seal
     from hubwire_server.backends.onnx.check import read_probe, write_probe
 
-    batch, hidden = read_probe(export)
-    write_probe(export, batch, hidden * np.float32(1.01))
+    probe = read_probe(export)
+    write_probe(export, probe.with_output(probe.output * np.float32(1.01)))
     (export / "manifest.json").unlink()
     _seal(export, export.name.partition("-")[0])
 
@@ -158,7 +161,7 @@ def full(*args: object, **kwargs: object) -> None:
 def test_what_does_not_run_in_onnx_stays_in_torch_and_says_why(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attribute: str, value: object, reason: str
 ) -> None:
-    monkeypatch.setattr(body_module, attribute, value)
+    monkeypatch.setattr(build_module, attribute, value)
     model = load(folder, tmp_path)
     assert model.backend.description.backend == "torch"
     (refused,) = of_backend(model, "onnx")
@@ -181,7 +184,7 @@ def test_a_cache_that_cannot_be_written_costs_onnx_alone(folder: Path, tmp_path:
 
 def test_a_lower_precision_that_is_not_equal_enough_is_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hubwire_server.backends.torch.devices.computes_natively", lambda dtype: dtype == "bfloat16")
-    monkeypatch.setattr(choice_module, "MIN_COSINE", 1 - 1e-12)
+    monkeypatch.setattr(comparison_module, "MIN_COSINE", 1 - 1e-12)
     model = load(folder, tmp_path, backend="torch")
     assert chosen(model).dtype == "float32"
     (half,) = [candidate for candidate in model.candidates if candidate.dtype == "bfloat16"]
@@ -197,7 +200,9 @@ def fail(*args: object, **kwargs: object) -> None:
 def test_a_candidate_that_fails_on_longer_texts_is_refused_and_torch_serves(folder: Path, tmp_path: Path, monkeypatch) -> None:
     forward = choice_module.OnnxBackend.forward
     monkeypatch.setattr(
-        choice_module.OnnxBackend, "forward", lambda self, batch: fail() if max(np.diff(batch.offsets)) > 100 else forward(self, batch)
+        choice_module.OnnxBackend,
+        "forward",
+        lambda self, batch, rows=None: fail() if max(np.diff(batch.offsets)) > 100 else forward(self, batch, rows),
     )
     model = load(folder, tmp_path)
     assert chosen(model).backend == "torch"
@@ -208,7 +213,7 @@ def test_a_model_that_gives_nan_in_float32_is_left_to_torch(folder: Path, tmp_pa
     def nan(*args: object) -> None:
         raise HubwireError(Reason.OUTPUT_NOT_FINITE, "the model gave NaN or infinity")
 
-    monkeypatch.setattr(choice_module, "_vectors", nan)
+    monkeypatch.setattr(comparison_module.VectorComparer, "outputs", nan)
     model = load(folder, tmp_path)
     assert chosen(model).backend == "torch"
     assert {candidate.note for candidate in of_backend(model, "onnx")} == {"the model gave NaN or infinity"}
@@ -216,7 +221,7 @@ def test_a_model_that_gives_nan_in_float32_is_left_to_torch(folder: Path, tmp_pa
 
 @pytest.mark.parametrize("dtype", ["auto", "float32"])
 def test_float32_must_be_equal_however_it_was_asked_for(folder: Path, tmp_path: Path, monkeypatch, dtype: str) -> None:
-    monkeypatch.setattr(choice_module, "_lowest_cosine", lambda expected, vectors: 0.9999)
+    monkeypatch.setattr(comparison_module, "lowest_cosine", lambda expected, vectors: 0.9999)
     model = load(folder, tmp_path, dtype=dtype)
     assert model.backend.description.backend == "torch"
     assert all("not equal enough" in candidate.note for candidate in of_backend(model, "onnx"))
@@ -234,7 +239,7 @@ def test_files_that_change_while_a_model_is_loaded_fail_the_load_and_leave_nothi
 
 def test_a_full_disk_is_not_held_against_onnx_for_ever(folder: Path, tmp_path: Path, monkeypatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(body_module, "export_model", full)
+        patch.setattr(build_module, "export_model", full)
         assert chosen(load(folder, tmp_path)).backend == "torch"
     assert all(candidate.short_ns for candidate in of_backend(load(folder, tmp_path), "onnx"))
 
@@ -263,8 +268,8 @@ def test_a_worker_that_ends_while_it_measures_tries_torch_alone_at_last(folder: 
 
 def test_vectors_of_zeros_are_equal() -> None:
     zeros, ones = np.zeros((1, 4), np.float32), np.ones((1, 4), np.float32)
-    assert choice_module._lowest_cosine(zeros, zeros) == 1
-    assert choice_module._lowest_cosine(zeros, ones) == 0
+    assert comparison_module.lowest_cosine(zeros, zeros) == 1
+    assert comparison_module.lowest_cosine(zeros, ones) == 0
 
 
 def test_int8_is_for_those_who_ask(folder: Path, tmp_path: Path) -> None:
@@ -283,7 +288,7 @@ def test_a_half_precision_that_is_asked_for_leaves_nothing_to_choose(folder: Pat
 
 def test_onnx_without_a_cache_folder_is_refused(folder: Path) -> None:
     with pytest.raises(HubwireError, match="cache folder"):
-        load_embedding_model(folder, LoadOptions(backend="onnx"))
+        load_model(folder, Head.BODY, LoadOptions(backend="onnx"))
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from hubwire_server import _native
-from hubwire_server.backends.base import LoadOptions
+from hubwire_server.backends.base import Head, LoadOptions
 from hubwire_server.backends.fingerprint import fingerprint
-from hubwire_server.backends.loading import DEFAULT_MAX_TOKENS, load_embedding_model
+from hubwire_server.backends.loading import DEFAULT_MAX_TOKENS, load_model
 from hubwire_server.backends.tokenizer_export import export_tokenizer
 from hubwire_server.errors import HubwireError, Reason
 from tests.unit.backends.tiny_models import MINILM, make_model, save_folder
@@ -22,11 +22,11 @@ OPTIONS = LoadOptions(threads=1)
 
 
 def test_minilm() -> None:
-    model = load_embedding_model(MINILM, OPTIONS)
-    assert (model.max_tokens, model.head.dimensions, model.head.normalize) == (256, 384, True)
+    model = load_model(MINILM, Head.BODY, OPTIONS)
+    assert (model.max_tokens, model.embedding_head.dimensions, model.embedding_head.normalize) == (256, 384, True)
     assert model.fingerprint == fingerprint(MINILM, [MINILM / "1_Pooling"])
-    assert model.special_ids == (0, 100, 101, 102, 103)
-    assert _native.Tokenizer(model.tokenizer_json).encode(["hello"]).ids.tolist() == [101, 7592, 102]
+    assert model.tokenizer.special_ids == (0, 100, 101, 102, 103)
+    assert _native.Tokenizer(model.tokenizer.json).encode(["hello"]).ids.tolist() == [101, 7592, 102]
 
 
 def test_importing_the_entry_imports_no_torch() -> None:
@@ -46,20 +46,20 @@ def test_the_limit_of_a_plain_folder_comes_from(tmp_path: Path, family: str, set
     if set_by_tokenizer is not None:
         settings["model_max_length"] = set_by_tokenizer
     (path / "tokenizer_config.json").write_text(json.dumps(settings))
-    assert load_embedding_model(path, OPTIONS).max_tokens == expected
+    assert load_model(path, Head.BODY, OPTIONS).max_tokens == expected
 
 
 def test_a_limit_above_what_the_model_reads_is_lowered(tmp_path: Path) -> None:
     path = shutil.copytree(MINILM, tmp_path / "model")
     (path / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 9_999}))
-    assert load_embedding_model(path, OPTIONS).max_tokens == 512
+    assert load_model(path, Head.BODY, OPTIONS).max_tokens == 512
 
 
 def test_a_plain_model_with_a_chat_template_is_refused(tmp_path: Path) -> None:
     path = save_folder(make_model("Qwen3"), tmp_path)
     (path / "chat_template.jinja").write_text("{{ messages }}")
     with pytest.raises(HubwireError, match="chat template") as caught:
-        load_embedding_model(path, OPTIONS)
+        load_model(path, Head.BODY, OPTIONS)
     assert caught.value.reason is Reason.MODEL_NOT_SUPPORTED
 
 
@@ -107,7 +107,7 @@ def test_a_tokenizer_without_a_json_form_is_refused(tmp_path: Path) -> None:
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     make_model("Bert").save_pretrained(tmp_path)
     with pytest.raises(HubwireError, match="has no tokenizer") as caught:
-        load_embedding_model(tmp_path, OPTIONS)
+        load_model(tmp_path, Head.BODY, OPTIONS)
     assert caught.value.reason is Reason.MODEL_NOT_SUPPORTED
 
 
@@ -126,6 +126,6 @@ def test_a_broken_tokenizer_is_a_failed_load(tmp_path: Path) -> None:
     (path / "tokenizer.json").write_text("{")
     (path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
     with pytest.raises(HubwireError, match="cannot load the tokenizer") as caught:
-        load_embedding_model(path, OPTIONS)
+        load_model(path, Head.BODY, OPTIONS)
     assert caught.value.reason is Reason.MODEL_LOAD_FAILED
     assert str(tmp_path) not in caught.value.message

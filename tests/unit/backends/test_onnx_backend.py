@@ -56,7 +56,7 @@ def folder(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("export")
     model.save_pretrained(path / "model")
     export_model(model, path, weights=path / "model")
-    info = OnnxInfo(architecture="BertModel", hidden_size=32, max_tokens=160, vocabulary_size=TOKENS, pad_id=0, takes_type_ids=True)
+    info = OnnxInfo(architecture="BertModel", row_size=32, max_tokens=160, vocabulary_size=TOKENS, pad_id=0, takes_type_ids=True)
     write_info(path, info)
     return path
 
@@ -121,7 +121,7 @@ def test_hidden_states_are_those_of_torch_in_the_order_of_the_batch(lengths: tup
 def test_the_description_says_what_was_opened(backend: OnnxBackend) -> None:
     description = backend.description
     assert (description.backend, description.device, description.dtype) == ("onnx", "cpu", "float32")
-    assert (description.architecture, description.hidden_size, description.max_tokens) == ("BertModel", 32, 160)
+    assert (description.architecture, description.row_size, description.max_tokens) == ("BertModel", 32, 160)
     assert not description.packed
 
 
@@ -202,11 +202,11 @@ folder = Path(sys.argv[1])
 backend = OnnxBackend(folder, read_info(folder), SessionOptions(threads=1), budget_tokens=1 << 30)
 run = backend._run
 
-def run_in_little_memory(ids, *rest):
-    runs.append(len(ids))
+def run_in_little_memory(texts, *rest):
+    runs.append(len(texts.ids))
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
     try:
-        return run(ids, *rest)
+        return run(texts, *rest)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
@@ -286,7 +286,7 @@ print([np.array_equal(vectors(first), before) for first, before in zip((0, 500, 
 def test_writing_to_the_models_file_and_cutting_it_change_nothing_that_runs(dtype: str, model: Any, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "model")
     export_model(model, tmp_path, weights=tmp_path / "model")
-    info = OnnxInfo(architecture="BertModel", hidden_size=32, max_tokens=160, vocabulary_size=TOKENS, pad_id=0, takes_type_ids=True)
+    info = OnnxInfo(architecture="BertModel", row_size=32, max_tokens=160, vocabulary_size=TOKENS, pad_id=0, takes_type_ids=True)
     write_info(tmp_path, info)
     folder = tmp_path
     if dtype == "int8":

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from hubwire_server.backends.base import Head
 from hubwire_server.backends.onnx import cache as cache_module
 from hubwire_server.backends.onnx.cache import MANIFEST, STALE_S, ExportCache, ExportKey
 
@@ -63,7 +64,7 @@ def test_what_was_written_is_found(cache: ExportCache) -> None:
     "other",
     [
         {"fingerprint": "f" * 16},
-        {"head": "ForTokenClassification"},
+        {"head": Head.TOKEN_CLASSIFICATION},
         {"dtype": "int8"},
         {"allow_pickle": True},
         {"allow_remote_code": True},

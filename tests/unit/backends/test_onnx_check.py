@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from hubwire_server.backends.base import RaggedBatch
+from hubwire_server.backends.base import Head, RaggedBatch
 from hubwire_server.backends.onnx import OnnxBackend, SessionOptions
 from hubwire_server.backends.onnx.backend import BATCH_TOKENS
 from hubwire_server.backends.onnx.check import (
@@ -21,6 +22,7 @@ from hubwire_server.backends.onnx.check import (
     LENGTHS,
     MAX_DIFFERENCE,
     PROBE,
+    Probe,
     _keeps,
     probe_difference,
     probe_lengths,
@@ -48,7 +50,7 @@ def probed(model: Any, folder: Path, weights: Path) -> Path:
     pad = model.config.pad_token_id
     info = OnnxInfo(
         architecture="a model",
-        hidden_size=32,
+        row_size=32,
         max_tokens=160,
         vocabulary_size=TOKENS,
         pad_id=pad,
@@ -57,7 +59,8 @@ def probed(model: Any, folder: Path, weights: Path) -> Path:
     write_info(folder, info)
     batch = torch_check.random_texts(model, probe_lengths(getattr(model.config, "sliding_window", None), 160), 160)
     with torch.inference_mode():
-        write_probe(folder, batch, PaddedEncoder(model, pad=False).forward_ragged(batch).numpy())
+        output = PaddedEncoder(model, pad=False).forward_ragged(batch).numpy()
+    write_probe(folder, Probe(head=Head.BODY, batch=batch, rows=None, output=output))
     return folder
 
 
@@ -171,8 +174,8 @@ class Changed:
         self._backend = OnnxBackend(folder, read_info(folder), OPTIONS)
         self._change = change
 
-    def forward(self, batch: RaggedBatch) -> tuple[NDArray[Any], str]:
-        hidden, dtype = self._backend.forward(batch)
+    def forward(self, batch: RaggedBatch, rows: NDArray[np.int64] | None = None) -> tuple[NDArray[Any], str]:
+        hidden, dtype = self._backend.forward(batch, rows)
         return self._change(hidden), dtype
 
 
@@ -192,12 +195,12 @@ def test_a_text_that_moves_with_its_neighbours_is_infinitely_different(export: P
     assert probe_difference(Changed(export, lambda hidden: hidden), export) < MAX_DIFFERENCE
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut", "without hidden states", "pickled"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "without an output", "pickled"])
 def test_a_broken_probe_is_refused(damage: str, export: Path, tmp_path: Path) -> None:
     path = tmp_path / PROBE
     if damage == "cut":
         path.write_bytes((export / PROBE).read_bytes()[:-500])
-    elif damage == "without hidden states":
+    elif damage == "without an output":
         np.savez(path, ids=np.zeros(1, np.int32), type_ids=np.zeros(1, np.int32), offsets=np.array([0, 1]))
     elif damage == "pickled":
         np.savez(path, ids=np.array([print]))
@@ -208,16 +211,21 @@ def test_a_broken_probe_is_refused(damage: str, export: Path, tmp_path: Path) ->
 
 
 def test_a_probe_comes_back_as_it_was_written(export: Path, tmp_path: Path) -> None:
-    batch, hidden = read_probe(export)
-    write_probe(tmp_path, batch, hidden)
-    again, hidden_again = read_probe(tmp_path)
-    for name in ("ids", "type_ids", "offsets"):
-        assert np.array_equal(getattr(batch, name), getattr(again, name))
-    assert np.array_equal(hidden, hidden_again)
+    first = read_probe(export)
+    chosen = replace(first, head=Head.MASKED_LM, rows=np.array([3, 9]), output=first.output[[3, 9]])
+    for probe in (first, chosen):
+        write_probe(tmp_path, probe)
+        again = read_probe(tmp_path)
+        assert again.head == probe.head
+        for name in ("ids", "type_ids", "offsets"):
+            assert np.array_equal(getattr(probe.batch, name), getattr(again.batch, name))
+        assert np.array_equal(probe.output, again.output)
+        assert probe.rows is again.rows if probe.rows is None else np.array_equal(probe.rows, again.rows)
 
 
 @pytest.mark.parametrize("hidden", [np.zeros((3, 4), np.float16), np.zeros((2, 4), np.float32), np.zeros(3, np.float32)], ids=str)
 def test_a_probe_that_does_not_fit_its_texts_is_not_written(hidden: Any, export: Path, tmp_path: Path) -> None:
     ids = np.zeros(3, np.int32)
-    with pytest.raises(ValueError, match="for 3 tokens"):
-        write_probe(tmp_path, RaggedBatch(ids=ids, type_ids=ids, offsets=np.array([0, 3])), hidden)
+    batch = RaggedBatch(ids=ids, type_ids=ids, offsets=np.array([0, 3]))
+    with pytest.raises(ValueError, match="for 3 rows"):
+        write_probe(tmp_path, Probe(head=Head.BODY, batch=batch, rows=None, output=hidden))

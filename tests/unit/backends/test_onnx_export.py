@@ -16,21 +16,23 @@ import torch
 import transformers
 from onnx import TensorProto
 
+from hubwire_server.backends.base import Head
 from hubwire_server.backends.onnx.export import ExportError, export_model, quantize
 from hubwire_server.backends.onnx.session import GRAPH, OWNED, SessionOptions, open_session
 from hubwire_server.backends.onnx.weights import SMALL_BYTES, WEIGHTS, _folded
 from hubwire_server.backends.torch.packed import takes_type_ids
+from hubwire_server.backends.torch.padded import read_output
 from tests.unit.backends.tiny_models import EXPORTED, make_model
 
 TOKENS = 1000
 """The vocabulary of these models: a large one only makes them slower to write."""
 
 HEADS = {
-    "Model": ("last_hidden_state",),
-    "ForSequenceClassification": ("logits",),
-    "ForTokenClassification": ("logits",),
-    "ForQuestionAnswering": ("start_logits", "end_logits"),
-    "ForMaskedLM": ("logits",),
+    "Model": Head.BODY,
+    "ForSequenceClassification": Head.SEQUENCE_CLASSIFICATION,
+    "ForTokenClassification": Head.TOKEN_CLASSIFICATION,
+    "ForQuestionAnswering": Head.QUESTION_ANSWERING,
+    "ForMaskedLM": Head.MASKED_LM,
 }
 WITH_A_DECODER = {("T5", "ForSequenceClassification"), ("T5", "ForQuestionAnswering")}
 """Heads that sit on the states of a decoder, which is no encoder's business."""
@@ -63,16 +65,26 @@ def padded_inputs(model: Any, lengths: tuple[int, ...]) -> dict[str, torch.Tenso
     return inputs
 
 
-def run(session: Any, inputs: dict[str, torch.Tensor]) -> dict[str, np.ndarray[Any, Any]]:
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, {name: tensor.numpy() for name, tensor in inputs.items()}), strict=True))
+def run(session: Any, inputs: dict[str, torch.Tensor], head: Head = Head.BODY, positions: Any = None) -> np.ndarray[Any, Any]:
+    """What the graph gives: of the tokens that are not padding, or of these positions of the flattened rectangle; or of all texts."""
+    feeds = {name: tensor.numpy() for name, tensor in inputs.items()}
+    real = np.flatnonzero(feeds["attention_mask"]) if positions is None else positions
+    if head in (Head.BODY, Head.SEQUENCE_CLASSIFICATION):
+        (output,) = session.run(None, feeds)
+        return output.reshape(-1, output.shape[-1])[real] if head is Head.BODY else output
+    return session.run(None, {**feeds, "positions": real})[0]
 
 
-def difference(expected: torch.Tensor, output: np.ndarray[Any, Any], mask: torch.Tensor) -> float:
-    """The largest difference, of tokens that are not padding where there is a value a token."""
-    assert output.shape == tuple(expected.shape)
-    kept = mask.bool() if expected.shape[:2] == mask.shape else torch.ones(len(mask), dtype=torch.bool)
-    return float((expected[kept] - torch.from_numpy(output)[kept]).abs().max())
+def expect(model: Any, inputs: dict[str, torch.Tensor], head: Head) -> np.ndarray[Any, Any]:
+    """The same of torch."""
+    with torch.inference_mode():
+        output = read_output(model(**inputs), head)
+    return (output if head is Head.SEQUENCE_CLASSIFICATION else output[inputs["attention_mask"].bool()]).numpy()
+
+
+def difference(expected: np.ndarray[Any, Any], output: np.ndarray[Any, Any]) -> float:
+    assert output.shape == expected.shape
+    return float(np.abs(expected - output).max())
 
 
 def saved(model: Any, folder: Path) -> Path:
@@ -116,23 +128,24 @@ def test_an_exported_model_gives_what_torch_gives(family: str, head: str, tmp_pa
     attention = model.config._attn_implementation
     folder = tmp_path / "export"
     folder.mkdir()
+    kind = HEADS[head]
 
-    export_model(model, folder, weights=weights, outputs=HEADS[head])
+    export_model(model, folder, weights=weights, head=kind)
 
     assert model.config._attn_implementation == attention
     session = open_session(folder, SessionOptions(threads=1))
-    mask_matters = 0.0
-    scales: dict[str, float] = {}
+    mask_matters = scale = 0.0
     for lengths in SHAPES:
         inputs = padded_inputs(model, lengths)
-        with torch.inference_mode():
-            expected = model(**inputs)
-        scales = scales or {name: float(expected[name].std()) for name in HEADS[head]}
-        given = run(session, inputs)
-        without_mask = run(session, {**inputs, "attention_mask": torch.ones_like(inputs["attention_mask"])})
-        for name in HEADS[head]:
-            assert difference(expected[name], given[name], inputs["attention_mask"]) < MAX_DIFFERENCE * scales[name], lengths
-            mask_matters = max(mask_matters, difference(expected[name], without_mask[name], inputs["attention_mask"]) / scales[name])
+        expected = expect(model, inputs, kind)
+        scale = scale or float(expected.std())
+        given = run(session, inputs, kind)
+        assert difference(expected, given) < MAX_DIFFERENCE * scale, lengths
+        real = np.flatnonzero(inputs["attention_mask"])
+        if kind is not Head.SEQUENCE_CLASSIFICATION:
+            assert difference(expected[::3], run(session, inputs, kind, real[::3])) < MAX_DIFFERENCE * scale, lengths
+        without_mask = run(session, {**inputs, "attention_mask": torch.ones_like(inputs["attention_mask"])}, kind, real)
+        mask_matters = max(mask_matters, difference(expected, without_mask) / scale)
     # The control: a graph that had lost its mask would have failed above.
     assert mask_matters > 100 * MAX_DIFFERENCE
     assert (folder / GRAPH).stat().st_size < 1 << 20
@@ -253,17 +266,17 @@ def test_a_model_with_an_operator_that_onnx_does_not_have_says_so_and_prints_not
 
 
 @pytest.mark.parametrize(
-    ("prepare", "outputs", "says"),
+    ("prepare", "head", "says"),
     [
-        (lambda model: model.half(), ("last_hidden_state",), "the model is in float16; float32 is exported"),
-        (lambda model: model, ("logits",), "BertModel gives no logits"),
+        (lambda model: model.half(), Head.BODY, "the model is in float16; float32 is exported"),
+        (lambda model: model, Head.SEQUENCE_CLASSIFICATION, "has no attribute 'logits'"),
     ],
     ids=["half precision", "an output that the model does not have"],
 )
-def test_what_is_not_exported_says_why(prepare: Any, outputs: tuple[str, ...], says: str, tmp_path: Path) -> None:
+def test_what_is_not_exported_says_why(prepare: Any, head: Head, says: str, tmp_path: Path) -> None:
     model = prepare(make_model("Bert", vocab_size=TOKENS))
     with pytest.raises(ExportError, match=says):
-        export_model(model, tmp_path, weights=tmp_path, outputs=outputs)
+        export_model(model, tmp_path, weights=tmp_path, head=head)
 
 
 @pytest.mark.parametrize("family", ["Bert", "T5", "ModernBert"])
@@ -283,18 +296,16 @@ def test_int8_is_close_to_float32_and_shares_what_is_not_quantized(family: str, 
     assert external(graph)["model.safetensors"] >= TOKENS * 32 * 4
     inputs = padded_inputs(model, (23,))
     with torch.inference_mode():
-        expected = model(**inputs).last_hidden_state.mean(1)[0].numpy()
+        expected = model(**inputs).last_hidden_state[0].mean(0).numpy()
     session = open_session(folder, SessionOptions(threads=1))
     assert mapped(folder) == []
-    given = run(session, inputs)["last_hidden_state"].mean(1)[0]
+    given = run(session, inputs).mean(0)
     cosine = expected @ given / np.linalg.norm(expected) / np.linalg.norm(given)
     assert 0.97 < cosine < 1 - 1e-6
 
 
 def assert_same(model: Any, folder: Path) -> None:
     inputs = padded_inputs(model, SHAPES[0])
-    with torch.inference_mode():
-        expected = model(**inputs).last_hidden_state
+    expected = expect(model, inputs, Head.BODY)
     session = ort.InferenceSession(str(folder / GRAPH), providers=["CPUExecutionProvider"])
-    given = run(session, inputs)["last_hidden_state"]
-    assert difference(expected, given, inputs["attention_mask"]) < MAX_DIFFERENCE * float(expected.std())
+    assert difference(expected, run(session, inputs)) < MAX_DIFFERENCE * float(expected.std())

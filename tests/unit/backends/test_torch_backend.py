@@ -204,7 +204,7 @@ def test_a_pickle_that_runs_code_is_refused_even_where_pickles_are_allowed(folde
 def test_the_description_of_minilm() -> None:
     description = load(MINILM, OPTIONS).description
     assert (description.backend, description.architecture, description.device) == ("torch", "BertModel", "cpu")
-    assert (description.dtype, description.hidden_size, description.max_tokens, description.packed) == ("float32", 384, 512, True)
+    assert (description.dtype, description.row_size, description.max_tokens, description.packed) == ("float32", 384, 512, True)
     assert "equal to one text at a time" in description.packed_note
 
 
@@ -235,11 +235,11 @@ class NarrowMemory:
         self._encoder, self._limit, self._error = encoder, limit, error
         self.sizes: list[int] = []
 
-    def forward_ragged(self, batch: RaggedBatch) -> torch.Tensor:
+    def forward_ragged(self, batch: RaggedBatch, rows: Any = None) -> torch.Tensor:
         if len(batch.ids) > self._limit:
             raise self._error
         self.sizes.append(len(batch.ids))
-        return self._encoder.forward_ragged(batch)
+        return self._encoder.forward_ragged(batch, rows)
 
 
 OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory")

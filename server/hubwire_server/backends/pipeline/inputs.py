@@ -10,7 +10,7 @@ from typing import Any
 
 from hubwire_server.backends.pipeline import media
 from hubwire_server.errors import HubwireError, Reason
-from hubwire_server.models.pipeline import Blob, PipelineInput
+from hubwire_server.pipelines import Blob, PipelineInput
 
 REFERENCE = re.compile(r"blob:(0|[1-9][0-9]{0,5})", re.ASCII)
 DEFAULT_SAMPLING_RATE = 16_000

@@ -22,7 +22,7 @@ from hubwire_server.backends.pipeline.seq2seq import Seq2SeqPipeline
 from hubwire_server.backends.torch.devices import DTYPES, resolve_device
 from hubwire_server.backends.torch.model import own_weights
 from hubwire_server.errors import HubwireError, Reason
-from hubwire_server.models.pipeline import SEQ2SEQ, canonical
+from hubwire_server.pipelines import SEQ2SEQ, canonical
 
 COMPONENTS: Mapping[str, str] = {
     "tokenizer": "AutoTokenizer",
@@ -96,7 +96,7 @@ def _load(path: Path, task: str, options: LoadOptions, device: torch.device) -> 
         summarizer = Seq2SeqPipeline(task, model, _component(path, "AutoTokenizer", options))
         return summarizer, summarizer.known
     _, entry, _ = PIPELINE_REGISTRY.check_task(task)
-    pipeline_class: Any = _resolve_impl(entry["impl"])
+    pipeline_class: Any = _resolve_impl(entry["impl"])  # type: ignore[no-untyped-call]  # as above
     model = _load_model(path, task, entry["pt"], config, options, device)
     components: dict[str, Any] = {}
     for name, auto_class in COMPONENTS.items():

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hubwire_server.errors import HubwireError, Reason
-from hubwire_server.models.pipeline import Blob
+from hubwire_server.pipelines import Blob
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """Formats that Pillow reads by itself; that of EPS, for one, starts another program."""
@@ -111,7 +111,7 @@ def _samples(data: bytes, width: int) -> NDArray[np.float32]:
     if width == 3:  # numpy has no 24 bits: as the upper three bytes of 32
         wide = np.zeros((len(data) // 3, 4), np.uint8)
         wide[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
-        return (wide.view("<i4")[:, 0] / 2**31).astype(np.float32)
+        return (wide.view("<i4")[:, 0] / np.float32(2**31)).astype(np.float32)
     if width in (2, 4):
         return (np.frombuffer(data, f"<i{width}") / 2.0 ** (8 * width - 1)).astype(np.float32)
     raise _invalid(f"WAV samples of {8 * width} bits are not read")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from hubwire_server.backends.pipeline import media
 from hubwire_server.errors import HubwireError, Reason
-from hubwire_server.models.pipeline import Answered, Blob
+from hubwire_server.pipelines import Answered, Blob
 
 MAX_OUTPUT_BYTES = 268_435_456
 """What the blobs of one answer may hold. Few clients take as much."""

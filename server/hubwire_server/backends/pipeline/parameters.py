@@ -59,6 +59,9 @@ FLOATS = frozenset(
 """Generation refuses whole numbers for some of these, and JSON does not tell 2 from 2.0."""
 
 
+_GENERATION = set(vars(GenerationConfig()))  # type: ignore[no-untyped-call]  # transformers is typed in part
+
+
 def known_parameters(pipeline: Any) -> frozenset[str]:
     """The names that a pipeline's call reads: those that its _sanitize_parameters names, as an argument or as the key of a dictionary, what
     its generation takes, and what it hands to its tokenizer."""
@@ -76,7 +79,7 @@ def known_parameters(pipeline: Any) -> frozenset[str]:
 
 def generation_parameters(model: Any) -> set[str]:
     """The names that a model's generation takes."""
-    configured = set(vars(GenerationConfig())) | set(vars(model.generation_config)) | set(inspect.signature(model.generate).parameters)
+    configured = _GENERATION | set(vars(model.generation_config)) | set(inspect.signature(model.generate).parameters)
     return {name for name in configured if not name.startswith("_")} - FORBIDDEN - {"inputs", "kwargs"}
 
 

@@ -15,7 +15,7 @@ from hubwire_server.backends.pipeline.loading import LoadedPipeline
 from hubwire_server.backends.pipeline.outputs import to_answer
 from hubwire_server.backends.pipeline.parameters import check_parameters
 from hubwire_server.errors import HubwireError, Reason
-from hubwire_server.models.pipeline import Answered, Call
+from hubwire_server.pipelines import Answered, Call
 
 log = logging.getLogger("hubwire.worker")
 
@@ -72,7 +72,7 @@ class Runner:
         return HubwireError(Reason.INTERNAL, "the computation failed")
 
 
-class _Deadline(StoppingCriteria):  # type: ignore[misc]  # transformers is typed in part
+class _Deadline(StoppingCriteria):
     """Ends a generation whose caller does not wait any more."""
 
     def __init__(self) -> None:

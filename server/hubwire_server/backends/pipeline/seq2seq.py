@@ -43,7 +43,7 @@ class Seq2SeqPipeline:
         """The texts generated from one text: one, or as many as num_return_sequences asks for."""
         if not isinstance(text, str):
             raise HubwireError(Reason.PIPELINE_INPUT_INVALID, "this pipeline reads texts alone")
-        languages = {name: parameters.pop(name) for name in ("src_lang", "tgt_lang") if name in parameters}
+        languages: dict[str, Any] = {name: parameters.pop(name) for name in ("src_lang", "tgt_lang") if name in parameters}
         truncation = bool(parameters.pop("truncation", False))
         inputs = self._tokenize(self._prefix + text, languages, truncation)
         settings = {**self._settings, **parameters}
@@ -55,11 +55,11 @@ class Seq2SeqPipeline:
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [{self._output: generated} for generated in texts]
 
-    def _tokenize(self, text: str, languages: dict[str, str], truncation: bool) -> dict[str, Any]:
+    def _tokenize(self, text: str, languages: dict[str, Any], truncation: bool) -> dict[str, Any]:
         build = getattr(self.tokenizer, "_build_translation_inputs", None)
         if languages and build is None:
             raise HubwireError(Reason.PIPELINE_INPUT_INVALID, "the model does not choose languages: src_lang and tgt_lang are not for it")
-        if languages:
+        if languages and build is not None:
             encoded = build(text, return_tensors="pt", truncation=truncation, **languages)
         else:
             encoded = self.tokenizer(text, return_tensors="pt", truncation=truncation)

@@ -21,6 +21,7 @@ from torch import Tensor
 from hubwire_server.backends.base import RaggedBatch
 from hubwire_server.backends.rows import Rows
 from hubwire_server.backends.torch.attention import PACKED, Bounds, PackingError
+from hubwire_server.backends.torch.linear import PrepackedLinear
 from hubwire_server.errors import HubwireError, Reason
 
 MAX_BIASED_TOKENS = 1024
@@ -175,7 +176,8 @@ def _scatter(output: Any, where: Tensor, shape: tuple[int, ...]) -> None:
 def _pool(body: Any, hidden: Tensor) -> Tensor:
     """The pooler's output for each text: the row had only one first token, the batch has one a text."""
     pooler = body.pooler
-    if isinstance(pooler, torch.nn.Linear):  # Albert's pooler is bare: its forward picks the token and applies the activation
+    # Albert's pooler is bare: its forward picks the token and applies the activation.
+    if isinstance(pooler, torch.nn.Linear | PrepackedLinear):
         pooled: Tensor = body.pooler_activation(pooler(hidden[:, 0]))
     else:
         pooled = pooler(hidden)
