@@ -1,4 +1,4 @@
-//! The loops of pooling, compiled once for each instruction set and chosen at run time.
+//! The loops of pooling and of logits, compiled once for each instruction set and chosen at run time.
 //!
 //! Each loop is written once, as plain Rust that the compiler turns into vector instructions; `level!` compiles it with the features of an
 //! instruction set. What the compiler cannot find by itself, the conversion of float16, is written with intrinsics. This file and the
@@ -121,6 +121,9 @@ pub(crate) struct Weights {
     pub step: f32,
 }
 
+/// So many values of a row of logits are compared, or summed, side by side.
+pub(crate) const LANES: usize = 16;
+
 /// Adds weighted rows to sums.
 pub(crate) type Accumulate = fn(&mut [f32], Rows, Weights);
 /// Adds sums to totals, and makes the sums zero.
@@ -132,6 +135,11 @@ pub(crate) type WidenF16 = fn(&[f16], &mut [f32]);
 /// Widens bfloat16, given as its bits.
 pub(crate) type WidenBf16 = fn(&[u16], &mut [f32]);
 
+/// Raises the largest values of interleaved groups. Returns false where a value is NaN or infinite.
+pub(crate) type LaneMaxima = fn(&mut [f32; LANES], &[f32]) -> bool;
+/// Sums exp(value - largest).
+pub(crate) type ExpSum = fn(&[f32], f32) -> f32;
+
 /// The loops of one level. Rows are at least as wide as what they are pooled into; widening goes from one slice to one of the same length.
 #[derive(Clone, Copy)]
 pub(crate) struct Kernels {
@@ -140,6 +148,8 @@ pub(crate) struct Kernels {
     pub maximum: Maximum,
     pub widen_f16: WidenF16,
     pub widen_bf16: WidenBf16,
+    pub lane_maxima: LaneMaxima,
+    pub exp_sum: ExpSum,
 }
 
 impl Kernels {
@@ -162,5 +172,7 @@ impl Kernels {
         maximum: lanes::maximum_rows,
         widen_f16: lanes::widen_f16,
         widen_bf16: lanes::widen_bf16,
+        lane_maxima: lanes::lane_maxima,
+        exp_sum: lanes::exp_sum,
     };
 }

@@ -1,27 +1,23 @@
 //! The largest logits of each row, and the sum that makes probabilities of them.
 //!
-//! A row streams through twice. First by blocks: the largest value of a block is found with vector instructions, and only where it exceeds the
-//! worst value that is kept are the values looked at one by one, which happens to few blocks of many. Then the exponentials are summed.
+//! A row streams through twice. First the largest value of each small group is found with vector instructions. The k-th largest of these is
+//! a bound that at least k values reach, so only groups that reach it are looked at again, value by value. Then the exponentials are summed.
 
-use std::iter;
+use std::cmp::Ordering;
 
-use crate::best::Best;
 use crate::error::{Error, Reason, Result};
 use crate::parallel;
+use crate::simd::{Kernels, LANES};
 
 /// Below this many bytes of logits a second thread costs more than it saves: a thread takes about 30 us to start, in which one thread goes
 /// through some 100 KB.
 const BYTES_WORTH_A_THREAD: usize = 1 << 20;
 /// Rows are handed out to threads in so many pieces a thread.
 const PIECES_PER_THREAD: usize = 4;
-/// So many values are compared, or summed, side by side.
-const LANES: usize = 16;
-/// So many values are looked at together.
-const BLOCK: usize = 8 * LANES;
-/// A float32 sum takes so many blocks, and is then added to one in float64.
-const BLOCKS_A_SUM: usize = 8;
-/// Exponent bits of float32: all of them are set in NaN and infinities, and in nothing else.
-const EXPONENT: u32 = 0x7f80_0000;
+/// So many values are looked at together. A group is every sixteenth of them, so that a vector instruction serves sixteen groups.
+const BLOCK: usize = 32 * LANES;
+/// A float32 sum takes so many values, and is then added to one in float64.
+const VALUES_A_SUM: usize = 64 * LANES;
 
 /// The largest values of m rows.
 #[derive(Debug, PartialEq)]
@@ -56,10 +52,11 @@ pub fn top_k(logits: &[f32], shape: [usize; 2], k: usize, threads: usize) -> Res
     let threads = threads.min(rows).min(worth).max(1);
     let piece = if threads == 1 { rows } else { rows.div_ceil(threads * PIECES_PER_THREAD) }.max(1);
     let pieces = found.chunks_mut(piece).zip(logits.chunks((piece * columns).max(1)));
+    let kernels = Kernels::current();
     parallel::for_each(threads, pieces.enumerate(), |(number, (found, logits))| {
         for (index, (row, values)) in found.iter_mut().zip(logits.chunks_exact(columns)).enumerate() {
             let row_index = number * piece + index;
-            *row = Row::of(values, width)
+            *row = Row::of(values, width, kernels)
                 .ok_or_else(|| Error::at(Reason::NotFinite, row_index, format!("row {row_index} holds NaN or infinity")))?;
         }
         Ok(())
@@ -83,76 +80,57 @@ struct Row {
 
 impl Row {
     /// None where a value is NaN or infinite.
-    fn of(values: &[f32], k: usize) -> Option<Self> {
-        let mut best = Best::new(k);
-        let mut largest = f32::NEG_INFINITY;
-        let mut ids = 0..;
-        for block in values.chunks(BLOCK) {
-            let highest = largest_of(block)?;
-            largest = largest.max(highest);
-            let first = ids.start;
-            ids.start += block.len();
-            if best.threshold().is_none_or(|threshold| highest > threshold) {
-                for (value, id) in block.iter().zip(first..) {
-                    best.offer(*value, i32::try_from(id).unwrap_or(i32::MAX));
-                }
-            }
+    fn of(values: &[f32], k: usize, kernels: Kernels) -> Option<Self> {
+        let mut groups = vec![f32::NEG_INFINITY; values.len().div_ceil(BLOCK) * LANES];
+        let (blocks, _) = groups.as_chunks_mut::<LANES>();
+        let mut finite = true;
+        for (block, values) in blocks.iter_mut().zip(values.chunks(BLOCK)) {
+            finite &= (kernels.lane_maxima)(block, values);
         }
-        Some(Self { best: best.into_sorted().collect(), logsumexp: log_sum_exp(values, largest) })
+        if !finite {
+            return None;
+        }
+        let largest = groups.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        Some(Self { best: best_of(values, &groups, k), logsumexp: log_sum_exp(values, largest, kernels) })
     }
 }
 
-/// The largest of values; None where one of them is NaN or infinite.
-fn largest_of(values: &[f32]) -> Option<f32> {
-    let (mut largest, mut found) = ([f32::NEG_INFINITY; LANES], [0_u32; LANES]);
-    let mut look = |lane: usize, value: f32| {
-        found[lane] |= u32::from(value.to_bits() & EXPONENT == EXPONENT);
-        largest[lane] = if value > largest[lane] { value } else { largest[lane] };
+/// The `k` best of values, best first, where `groups` are the largest of each group.
+fn best_of(values: &[f32], groups: &[f32], k: usize) -> Vec<(f32, i32)> {
+    if k == 0 {
+        return Vec::new();
+    }
+    let bound = if k > groups.len() {
+        f32::NEG_INFINITY
+    } else {
+        let mut groups = groups.to_vec();
+        *groups.select_nth_unstable_by(k - 1, |left, right| right.total_cmp(left)).1
     };
-    let (blocks, rest) = values.as_chunks::<LANES>();
-    for block in blocks {
-        for (lane, value) in block.iter().enumerate() {
-            look(lane, *value);
+    let mut best = Vec::new();
+    for (group, _) in groups.iter().enumerate().filter(|(_, largest)| **largest >= bound) {
+        let (block, lane) = (group / LANES * BLOCK, group % LANES);
+        let end = values.len().min(block + BLOCK);
+        for id in (block + lane..end).step_by(LANES).filter(|id| values[*id] >= bound) {
+            best.push((values[id], i32::try_from(id).unwrap_or(i32::MAX)));
         }
     }
-    for (lane, value) in rest.iter().enumerate() {
-        look(lane, *value);
+    if k < best.len() {
+        best.select_nth_unstable_by(k - 1, |left, right| order(*left, *right));
+        best.truncate(k);
     }
-    (found == [0; LANES]).then(|| largest.into_iter().fold(f32::NEG_INFINITY, f32::max))
+    best.sort_unstable_by(|left, right| order(*left, *right));
+    best
+}
+
+/// Larger values first, equal ones by their column.
+fn order(left: (f32, i32), right: (f32, i32)) -> Ordering {
+    // Only NaN has no order, and none is left.
+    right.0.partial_cmp(&left.0).unwrap_or(Ordering::Equal).then(left.1.cmp(&right.1))
 }
 
 /// log(sum(exp(values))), where `largest` is the largest of them.
 #[allow(clippy::cast_possible_truncation, reason = "rounding to float32 is meant")]
-fn log_sum_exp(values: &[f32], largest: f32) -> f32 {
-    let mut total = 0.0_f64;
-    for values in values.chunks(BLOCK * BLOCKS_A_SUM) {
-        let mut sums = [0.0_f32; LANES];
-        let (blocks, rest) = values.as_chunks::<LANES>();
-        for block in blocks {
-            for (sum, value) in sums.iter_mut().zip(block) {
-                *sum += exp_of_negative(*value - largest);
-            }
-        }
-        let rest = rest.iter().map(|value| exp_of_negative(*value - largest));
-        total += sums.into_iter().chain(rest).chain(iter::once(0.0)).map(f64::from).sum::<f64>();
-    }
-    (f64::from(largest) + total.ln()) as f32
-}
-
-/// exp(x) for x up to 0, right to 1e-7 of itself; below -87 what float32 holds no smaller of. The method and the polynomial are those of expf in
-/// the Cephes library: exp(x) = 2^n * exp(r), where r is at most half of log(2). Without a branch and a call, so that the compiler turns it
-/// into vector instructions.
-fn exp_of_negative(x: f32) -> f32 {
-    /// log(2) in two parts, of which the first has few bits: n times it is exact.
-    const LOG_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
-    const POLYNOMIAL: [f32; 6] = [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_66, 0.5];
-    /// Added to a small number it leaves no bits behind the point, which rounds the number, and has it in its last bits.
-    const ROUND: f32 = 12_582_912.0;
-    let x = if x > -87.0 { x } else { -87.0 };
-    let rounded = x * std::f32::consts::LOG2_E + ROUND;
-    let n = rounded - ROUND;
-    let r = x - n * LOG_2[0] - n * LOG_2[1];
-    let polynomial = POLYNOMIAL.iter().fold(0.0, |sum, coefficient| sum * r + coefficient);
-    let power = rounded.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23;
-    (polynomial * r * r + r + 1.0) * f32::from_bits(power)
+fn log_sum_exp(values: &[f32], largest: f32, kernels: Kernels) -> f32 {
+    let sums = values.chunks(VALUES_A_SUM).map(|values| f64::from((kernels.exp_sum)(values, largest)));
+    (f64::from(largest) + sums.sum::<f64>().ln()) as f32
 }

@@ -9,7 +9,7 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use super::{Rows, Weights};
+use super::{LANES, Rows, Weights};
 
 /// Exponent bits of float32: all of them are set in NaN and infinities, and in nothing else.
 const EXPONENT: u32 = 0x7f80_0000;
@@ -107,4 +107,58 @@ pub(super) fn widen_bf16(from: &[u16], to: &mut [f32]) {
     for (to, from) in to.iter_mut().zip(from) {
         *to = f32::from_bits(u32::from(*from) << 16);
     }
+}
+
+/// Raises the largest values of `LANES` groups, of which each is every `LANES`-th value. Returns false where one is NaN or infinite.
+#[inline(always)]
+pub(super) fn lane_maxima(largest: &mut [f32; LANES], values: &[f32]) -> bool {
+    let (mut maxima, mut found) = (*largest, [0_u32; LANES]);
+    let mut look = |lane: usize, value: f32| {
+        found[lane] |= u32::from(value.to_bits() & EXPONENT == EXPONENT);
+        maxima[lane] = if value > maxima[lane] { value } else { maxima[lane] };
+    };
+    let (blocks, rest) = values.as_chunks::<LANES>();
+    for block in blocks {
+        for (lane, value) in block.iter().enumerate() {
+            look(lane, *value);
+        }
+    }
+    for (lane, value) in rest.iter().enumerate() {
+        look(lane, *value);
+    }
+    *largest = maxima;
+    found == [0; LANES]
+}
+
+/// The sum of exp(value - largest), where no value is larger. Few enough values for a float32 sum.
+#[inline(always)]
+pub(super) fn exp_sum(values: &[f32], largest: f32) -> f32 {
+    let mut sums = [0.0_f32; LANES];
+    let (blocks, rest) = values.as_chunks::<LANES>();
+    for block in blocks {
+        for lane in 0..LANES {
+            sums[lane] += exp_of_negative(block[lane] - largest);
+        }
+    }
+    let rest: f32 = rest.iter().map(|value| exp_of_negative(*value - largest)).sum();
+    sums.iter().sum::<f32>() + rest
+}
+
+/// exp(x) for x up to 0, right to 1e-7 of itself; below -87 what float32 holds no smaller of. The method and the polynomial are those of expf in
+/// the Cephes library: exp(x) = 2^n * exp(r), where r is at most half of log(2). Without a branch and a call, so that the compiler turns it
+/// into vector instructions.
+#[inline(always)]
+fn exp_of_negative(x: f32) -> f32 {
+    /// log(2) in two parts, of which the first has few bits: n times it is exact.
+    const LOG_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
+    const POLYNOMIAL: [f32; 6] = [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_66, 0.5];
+    /// Added to a small number it leaves no bits behind the point, which rounds the number, and has it in its last bits.
+    const ROUND: f32 = 12_582_912.0;
+    let x = if x > -87.0 { x } else { -87.0 };
+    let rounded = x * std::f32::consts::LOG2_E + ROUND;
+    let n = rounded - ROUND;
+    let r = x - n * LOG_2[0] - n * LOG_2[1];
+    let polynomial = POLYNOMIAL.iter().fold(0.0, |sum, coefficient| sum * r + coefficient);
+    let power = rounded.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23;
+    (polynomial * r * r + r + 1.0) * f32::from_bits(power)
 }

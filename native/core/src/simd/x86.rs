@@ -8,7 +8,7 @@ use std::arch::x86_64::{
 
 use half::f16;
 
-use super::{Kernels, Rows, Weights, lanes};
+use super::{Kernels, LANES, Rows, Weights, lanes};
 
 pub(super) fn has_avx2() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
@@ -35,6 +35,8 @@ macro_rules! level {
             maximum: $module::maximum,
             widen_f16: $module::widen_f16,
             widen_bf16: $module::widen_bf16,
+            lane_maxima: $module::lane_maxima,
+            exp_sum: $module::exp_sum,
         };
 
         mod $module {
@@ -94,6 +96,26 @@ macro_rules! level {
                 debug_assert!($available());
                 // SAFETY: `Kernels::current` hands this level out only where the machine has its features.
                 unsafe { compiled(from, to) }
+            }
+
+            pub(super) fn lane_maxima(largest: &mut [f32; LANES], values: &[f32]) -> bool {
+                #[target_feature(enable = $features)]
+                fn compiled(largest: &mut [f32; LANES], values: &[f32]) -> bool {
+                    lanes::lane_maxima(largest, values)
+                }
+                debug_assert!($available());
+                // SAFETY: `Kernels::current` hands this level out only where the machine has its features.
+                unsafe { compiled(largest, values) }
+            }
+
+            pub(super) fn exp_sum(values: &[f32], largest: f32) -> f32 {
+                #[target_feature(enable = $features)]
+                fn compiled(values: &[f32], largest: f32) -> f32 {
+                    lanes::exp_sum(values, largest)
+                }
+                debug_assert!($available());
+                // SAFETY: `Kernels::current` hands this level out only where the machine has its features.
+                unsafe { compiled(values, largest) }
             }
         }
     };
