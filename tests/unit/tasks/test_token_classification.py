@@ -90,7 +90,7 @@ async def test_spans_slice_the_text_in_the_unit_of_the_request(task, unit, encod
 
 
 async def test_a_long_text_in_windows_has_the_entities_of_a_model_that_reads_all_of_it(task):
-    """A word's label depends on the word alone, so that windows change nothing but the entities that they cut; none is longer than a stride."""
+    """A word's label depends on the word alone, so that windows change nothing but entities that they cut. None is longer than a stride."""
     words = await words_by_label(task)
     runs = [[words["B-PER"][0], words["I-PER"][0], words["O"][0]], [words["B-LOC"][0], words["O"][1]], [words["O"][2]]]
     chosen = np.random.default_rng(0).integers(0, 3, 60)
