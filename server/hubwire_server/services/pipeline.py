@@ -12,7 +12,7 @@ from google.protobuf import struct_pb2
 
 from hubwire.v1 import pipeline_pb2
 from hubwire_server.errors import HubwireError, Reason
-from hubwire_server.models.pipeline import Blob, PipelineInput, PipelineOutput
+from hubwire_server.pipelines import Blob, PipelineInput, PipelineOutput
 from hubwire_server.services import wire
 from hubwire_server.tasks.pipeline import PipelineTask, RunPipelineRequest
 

@@ -17,9 +17,9 @@ from hubwire_server._native import NativeError, Tokenizer
 from hubwire_server.errors import HubwireError, Reason, shutting_down
 from hubwire_server.models.checkpoint import task_of
 from hubwire_server.models.description import LoadedModel, LoadSpec, ModelDescription, Task
-from hubwire_server.models.pipeline import canonical
 from hubwire_server.models.registry import Model, ModelState, Registry
 from hubwire_server.models.sources import ResolvedModel, check_revision, parse_source, resolve
+from hubwire_server.pipelines import canonical
 
 log = logging.getLogger("hubwire.models")
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from hubwire_server.errors import HubwireError, Reason
 from hubwire_server.models.description import Task
-from hubwire_server.models.pipeline import (
+from hubwire_server.models.registry import ReadyModel, Registry
+from hubwire_server.pipelines import (
     ALIASES,
     MAX_REFUSED_BYTES,
     PIPELINES,
@@ -24,7 +25,6 @@ from hubwire_server.models.pipeline import (
     read_answer,
     to_payload,
 )
-from hubwire_server.models.registry import ReadyModel, Registry
 from hubwire_server.scheduling.executor import Executor
 from hubwire_server.scheduling.item import BatchKey, Item, ItemTiming, Output, TokenArrays
 from hubwire_server.tasks.answer import Timings
@@ -72,7 +72,7 @@ class PipelineTask:
     @staticmethod
     def pipelines() -> list[tuple[str, str]]:
         """The names of the pipelines, in order, and the service that serves the same better, or nothing."""
-        return sorted((PIPELINES | {alias: PIPELINES[name] for alias, name in ALIASES.items()}).items())
+        return sorted([*PIPELINES.items(), *((alias, PIPELINES[name]) for alias, name in ALIASES.items())])
 
     async def run(self, request: RunPipelineRequest, caller: Caller) -> RunPipelineResult:
         """One output an input, or HubwireError for the first that has none; those that wait are then not computed."""

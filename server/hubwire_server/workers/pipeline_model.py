@@ -1,7 +1,7 @@
 """A pipeline as the worker's loop uses it, and the entry of the worker process that pipelines have to themselves.
 
 The one operation is "pipeline". A batch is one input: its payload is in extra, it has no tokens, and the answer, or its error, is a payload
-too (models/pipeline.py). So a bad input is computed once, and not again alone as texts of a batch are.
+too (pipelines.py). So a bad input is computed once, and not again alone as texts of a batch are.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from hubwire_server.backends.base import LoadOptions, RaggedBatch
 from hubwire_server.errors import HubwireError
 from hubwire_server.models.description import ModelDescription, PipelineDetails, Task, TokenizerDetails
-from hubwire_server.models.pipeline import Payload, Refused, read_call, to_payload
+from hubwire_server.pipelines import Payload, Refused, read_call, to_payload
 from hubwire_server.workers import main as worker_main
 from hubwire_server.workers.operations import Computed, Ragged
 from hubwire_server.workers.spent import Spent

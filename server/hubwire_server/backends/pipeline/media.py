@@ -113,7 +113,8 @@ def _samples(data: bytes, width: int) -> NDArray[np.float32]:
         wide[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
         return (wide.view("<i4")[:, 0] / np.float32(2**31)).astype(np.float32)
     if width in (2, 4):
-        return (np.frombuffer(data, f"<i{width}") / 2.0 ** (8 * width - 1)).astype(np.float32)
+        scaled: NDArray[np.float64] = np.frombuffer(data, f"<i{width}") / 2.0 ** (8 * width - 1)
+        return scaled.astype(np.float32)
     raise _invalid(f"WAV samples of {8 * width} bits are not read")
 
 

@@ -20,6 +20,7 @@ FORBIDDEN = frozenset(
         "assistant_tokenizer",
         "batch_size",
         "binary_output",
+        "chat_template",
         "custom_generate",
         "device",
         "generation_config",
@@ -37,8 +38,8 @@ FORBIDDEN = frozenset(
         "trust_remote_code",
     }
 )
-"""What names code, models, files or processes (custom_generate runs code of a repository, tesseract_config is a command line), or what only
-Python objects can be given for, or what has no meaning here (timeout is for fetching images)."""
+"""What names code, models, files or processes (custom_generate runs code of a repository, tesseract_config is a command line, chat_template
+is a program), or what only Python objects can be given for, or what has no meaning here (timeout is for fetching images)."""
 
 FLOATS = frozenset(
     {
@@ -67,7 +68,9 @@ def known_parameters(pipeline: Any) -> frozenset[str]:
     its generation takes, and what it hands to its tokenizer."""
     function = type(pipeline)._sanitize_parameters
     signature = inspect.signature(function).parameters
-    names = set(signature) | {constant for constant in function.__code__.co_consts if isinstance(constant, str) and constant.isidentifier()}
+    names = {name for name, parameter in signature.items() if parameter.kind is not inspect.Parameter.VAR_KEYWORD} | {
+        constant for constant in function.__code__.co_consts if isinstance(constant, str) and constant.isidentifier()
+    }
     if pipeline._pipeline_calls_generate and pipeline.model.can_generate():
         names |= generation_parameters(pipeline.model)
     if "tokenizer_kwargs" in signature and pipeline.tokenizer is not None:
