@@ -15,7 +15,7 @@ GENERATED := clients/python/hubwire/v1
 NATIVE := $(shell find native -name '*.rs' -o -name Cargo.toml)
 
 .PHONY: build serve test lint format generate generate-check proto-breaking test-native profile bench bench-record instructions instructions-record \
-	bench-load bench-peers bench-growth soak lock clean help
+	bench-load bench-peers bench-growth bench-tasks soak lock clean help
 
 build: $(STAMPS)/project ## Make .venv with everything in it, and build the Rust core.
 
@@ -115,6 +115,9 @@ bench-peers: build $(BIN)/ghz ## Measure Hubwire beside sentence-transformers, t
 
 bench-growth: build $(BIN)/ghz ## Measure the cost of a text as callers, lengths, calls and streams grow; fail where one rises.
 	$(BIN)/python -m benchmarks.load.bench_growth --server-args="$(SERVER_ARGS)"
+
+bench-tasks: build ## Measure classification, entities and answers over gRPC against the pipelines of transformers (about 3 minutes).
+	$(BIN)/python -m benchmarks.load.bench_tasks --server-args="$(SERVER_ARGS)"
 
 soak: build ## Stream 20,000 texts through a real server.
 	$(BIN)/python -m pytest tests/faults/test_soak.py --soak-texts 20000 --timeout 900
