@@ -163,7 +163,9 @@ class Registry:
         for model in there:
             if model.task is task or (model.task is None and model.state is not ModelState.FAILED):
                 return model
-        return next((model for model in there if model.description is not None and task in model.description.tasks), None)
+        # Any head with two labels can rerank, but few were trained to: such a one must be named.
+        others = [] if task is Task.RERANK else there
+        return next((model for model in others if model.description is not None and task in model.description.tasks), None)
 
     def first(self) -> Model | None:
         """The model that answers requests that any model can and that name none: the first that was added and is still there."""
