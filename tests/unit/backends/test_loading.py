@@ -25,7 +25,11 @@ def test_minilm() -> None:
     model = load_model(MINILM, Head.BODY, OPTIONS)
     assert (model.max_tokens, model.embedding_head.dimensions, model.embedding_head.normalize) == (256, 384, True)
     assert model.fingerprint == fingerprint(MINILM, [MINILM / "1_Pooling"])
-    assert model.tokenizer.special_ids == (0, 100, 101, 102, 103)
+    tokenizer = model.tokenizer
+    assert tokenizer.special_ids == (0, 100, 101, 102, 103)
+    ids = (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id)
+    assert ids == (0, 100, 101, 102, 103)
+    assert (tokenizer.mask_token, tokenizer.padding_side, tokenizer.word_pieces) == ("[MASK]", "right", True)
     assert _native.Tokenizer(model.tokenizer.json).encode(["hello"]).ids.tolist() == [101, 7592, 102]
 
 
@@ -55,9 +59,19 @@ def test_a_limit_above_what_the_model_reads_is_lowered(tmp_path: Path) -> None:
     assert load_model(path, Head.BODY, OPTIONS).max_tokens == 512
 
 
-def test_a_plain_model_with_a_chat_template_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["chat_template.jinja", "additional_chat_templates/tool.jinja", "tokenizer_config.json"])
+def test_a_plain_model_with_a_chat_template_is_refused_before_it_is_loaded(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("hubwire_server.backends.loading._load", refuse)
     path = save_folder(make_model("Qwen3"), tmp_path)
-    (path / "chat_template.jinja").write_text("{{ messages }}")
+    file = path / place
+    file.parent.mkdir(exist_ok=True)
+    settings = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps({**settings, "chat_template": "{{ messages }}"}))
     with pytest.raises(HubwireError, match="chat template") as caught:
         load_model(path, Head.BODY, OPTIONS)
     assert caught.value.reason is Reason.MODEL_NOT_SUPPORTED

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from hubwire_server.backends import records as records_module
-from hubwire_server.backends.base import Candidate, LoadOptions
+from hubwire_server.backends.base import Candidate, Head, LoadOptions
 from hubwire_server.backends.records import FOLDER, Record, Records
 
 RECORD = Record(
@@ -46,6 +46,11 @@ def test_a_record_is_found_as_it_was_written(records):
 )
 def test_another_model_or_other_options_have_no_record(records, fingerprint, options):
     assert records.find(fingerprint, options) is None
+
+
+def test_another_head_of_the_model_has_no_record(records, tmp_path):
+    assert Records(tmp_path, Head.MASKED_LM).find("ab", OPTIONS) is None
+    assert Records(tmp_path, Head.BODY).find("ab", OPTIONS) == RECORD
 
 
 @pytest.mark.parametrize(("name", "value"), [("processor", lambda: "another"), ("version", lambda package: "0"), ("FORMAT", -1)])

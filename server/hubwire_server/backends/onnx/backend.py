@@ -81,8 +81,6 @@ class OnnxBackend:
         self._options = run_options()
         self._trimming_options = run_options(trim_memory=True)
         self._budget = budget_tokens
-        # The scale of int8 activations spans the whole rectangle, so a text's answer would depend on what it is computed with.
-        self._texts = 1 if info.dtype == "int8" else None
         self.description = BackendDescription(
             backend="onnx",
             architecture=info.architecture,
@@ -113,7 +111,8 @@ class OnnxBackend:
         places, which = (None, None) if rows is None else order.places(rows)
         texts = _Texts(order.sort(batch.ids), order.sort(batch.type_ids), order.lengths, places)
         try:
-            values = self._run_all(texts, self._budget if wanted * self._info.row_size <= MAX_VALUES else self._narrow_budget)
+            budget = self._budget if wanted * self._info.row_size <= MAX_VALUES else self._narrow_budget
+            values = self._run_all(texts, budget, 1 if self._is_apart(batch) else None)
             return self._restore(order, values, which), "float32"
         except MemoryError as error:
             raise _too_little_memory(f"a batch of {len(batch.ids)} tokens") from error
@@ -123,10 +122,20 @@ class OnnxBackend:
         """The size of a micro-batch of which every token gives a row, for rows that are wide."""
         return min(self._budget, max(1, MAX_VALUES // self._info.row_size))
 
-    def _run_all(self, texts: _Texts, budget: int) -> NDArray[np.float32]:
+    def _is_apart(self, batch: RaggedBatch) -> bool:
+        """Whether no two texts may run in one rectangle."""
+        # The scale of int8 activations spans the whole rectangle, so a text's answer would depend on what it is computed with.
+        if self._info.dtype == "int8":
+            return True
+        if self._info.eos_id < 0:
+            return False
+        counts = np.add.reduceat(batch.ids == self._info.eos_id, batch.offsets[:-1], dtype=np.int64)
+        return bool((counts != counts[0]).any())
+
+    def _run_all(self, texts: _Texts, budget: int, max_texts: int | None) -> NDArray[np.float32]:
         parts = []
         start = 0
-        for first, last in cut(texts.lengths, budget, self._texts):
+        for first, last in cut(texts.lengths, budget, max_texts):
             part = texts.part(first, last, start)
             start += len(part.ids)
             if part.is_wanted:

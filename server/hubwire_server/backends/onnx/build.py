@@ -20,7 +20,7 @@ from hubwire_server.backends.rows import probe_rows
 from hubwire_server.backends.torch.check import random_texts
 from hubwire_server.backends.torch.model import max_tokens
 from hubwire_server.backends.torch.packed import takes_type_ids, vocabulary_size
-from hubwire_server.backends.torch.padded import PaddedEncoder, pad_id
+from hubwire_server.backends.torch.padded import PaddedEncoder, ends_with_eos, pad_id
 
 MAX_EXPORT_BYTES = 2**31
 """A model with more weights than this stays on torch: exporting would hold several copies of them, and its matrices are so large that torch
@@ -43,6 +43,7 @@ def build_export(model: Any, head: Head, folder: Path, *, weights: Path, threads
     rows = probe_rows(head, batch)
     with torch.inference_mode():
         output = PaddedEncoder(model, head, pad=False).forward_ragged(batch, rows).numpy()
+    eos = ends_with_eos(model, head)
     info = OnnxInfo(
         architecture=type(model).__name__,
         head=head,
@@ -51,6 +52,7 @@ def build_export(model: Any, head: Head, folder: Path, *, weights: Path, threads
         vocabulary_size=vocabulary_size(body),
         pad_id=pad_id(body),
         takes_type_ids=takes_type_ids(body),
+        eos_id=-1 if eos is None else eos,
     )
     write_info(folder, info)
     write_probe(folder, Probe(head=head, batch=batch, rows=rows, output=output))

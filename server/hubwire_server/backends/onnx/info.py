@@ -29,6 +29,10 @@ class OnnxInfo(msgspec.Struct, frozen=True, kw_only=True):
     pad_id: int
     """The token that fills up the shorter texts of a batch. It is masked."""
     takes_type_ids: bool
+    eos_id: int = -1
+    """The token whose state the head reads. Where one text of a rectangle has more of it than another, the head takes that of the wrong
+    text. -1 for a head that does not look for it.
+    """
     dtype: str = "float32"
 
 
