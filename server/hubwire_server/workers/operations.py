@@ -12,7 +12,8 @@ Each is computed for a whole batch. Texts that share a batch share operation and
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -114,28 +115,30 @@ def pool(head: EmbeddingHead) -> Operation:
 def fill(engine: Engine, option: str, batch: RaggedBatch, extra: Ragged | None) -> Computed:
     """The likeliest tokens at each place: ids of shape (m, k), and their probabilities over the whole vocabulary, shape (m, k)."""
     assert extra is not None
-    places, targets = zip(*(_split(extra.text(index)) for index in range(len(batch.offsets) - 1)), strict=True)
-    rows = np.concatenate([place + start for place, start in zip(places, batch.offsets[:-1], strict=True)]).astype(np.int64)
-    counts = np.array(list(map(len, places)))
-    logits = engine.forward_float32(batch, rows)
-    start = time.perf_counter_ns()
-    k = min(int(option), logits.shape[1])
-    ids, values, total = _native.top_k(logits, k, threads=engine.threads)
-    for text in (index for index, chosen in enumerate(targets) if len(chosen)):
-        low, high = int(counts[:text].sum()), int(counts[: text + 1].sum())
-        ids[low:high], values[low:high] = _best_of(logits[low:high], targets[text], k)
-    scores = np.exp(values - total[:, None])
-    engine.spent.pool_ns += time.perf_counter_ns() - start
-    return Computed((ids, scores), np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+    k = min(int(option), engine.row_size)
+    asked = [_split(extra.text(index)) for index in range(len(batch.offsets) - 1)]
+    counts = np.array([len(places) for places, _ in asked], dtype=np.int64)
+    parts = []
+    for first, last in _runs(counts, MAX_LOGITS // engine.row_size):
+        part = _texts_of(batch, first, last)
+        rows = np.concatenate([places + start for (places, _), start in zip(asked[first:last], part.offsets[:-1], strict=True)])
+        logits = as_float32(*engine.forward(part, rows.astype(np.int64)))
+        start = time.perf_counter_ns()
+        parts.append(_likeliest(logits, counts[first:last], [targets for _, targets in asked[first:last]], k, engine.threads))
+        engine.spent.pool_ns += time.perf_counter_ns() - start
+    ids, scores = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
+    return Computed((ids, scores), np.concatenate([[0], np.cumsum(counts)]))
 
 
 def sparse(engine: Engine, option: str, batch: RaggedBatch, extra: Ragged | None) -> Computed:
     """Sparse vectors: indices, values. The logits of a large vocabulary are many, so that few texts at a time go through the head."""
     maxima = []
-    for part in _groups(batch, MAX_LOGITS // engine.row_size):
-        logits = engine.forward_float32(part)
+    for first, last in _runs(np.diff(batch.offsets), MAX_LOGITS // engine.row_size):
+        part = _texts_of(batch, first, last)
+        logits, _ = engine.forward(part)
         start = time.perf_counter_ns()
-        maxima.append(_native.pool_ragged(logits, part.offsets, mode="max", threads=engine.threads))
+        with _finite():
+            maxima.append(_native.pool_ragged(logits, part.offsets, mode="max", threads=engine.threads))
         engine.spent.pool_ns += time.perf_counter_ns() - start
     start = time.perf_counter_ns()
     indices, values, offsets = _native.sparse_rows(np.concatenate(maxima), threads=engine.threads)
@@ -153,14 +156,39 @@ def as_float32(output: NDArray[Any], dtype: str) -> NDArray[np.float32]:
     return output.astype(np.float32, copy=False)
 
 
+@contextmanager
+def _finite() -> Iterator[None]:
+    """The core looks at every value anyway: what it says of those that are not finite, as the error of the model."""
+    try:
+        yield
+    except _native.NativeError as error:
+        if error.reason != "not_finite":
+            raise
+        raise HubwireError(Reason.OUTPUT_NOT_FINITE, "the model gave NaN or infinity") from error
+
+
 def _split(extra: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """The places of a text, and the ids to choose from."""
     end = int(np.argmax(extra < 0))
     return extra[:end], extra[end + 1 :]
 
 
+def _likeliest(
+    logits: NDArray[np.float32], counts: NDArray[np.int64], targets: Sequence[NDArray[Any]], k: int, threads: int
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """The likeliest k ids of each row of logits, and their probabilities. Each text has so many rows as counts says, and chooses among its
+    targets, where it has some."""
+    with _finite():
+        ids, values, total = _native.top_k(logits, k, threads=threads)
+    ends = np.cumsum(counts)
+    for text in (index for index, chosen in enumerate(targets) if len(chosen)):
+        low, high = ends[text] - counts[text], ends[text]
+        ids[low:high], values[low:high] = _best_of(logits[low:high], targets[text], k)
+    return ids, np.exp(values - total[:, None])
+
+
 def _best_of(logits: NDArray[np.float32], targets: NDArray[Any], k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """The best of some ids, shape (m, k); where there are fewer than k, the rest is -1 with a probability of 0."""
+    """The best of some ids, shape (m, k); where there are fewer than k, the rest is -1 with a value of minus infinity."""
     chosen = logits[:, targets]
     order = np.argsort(-chosen, axis=1, kind="stable")[:, :k]
     ids = np.full((len(logits), k), -1, np.int32)
@@ -170,15 +198,20 @@ def _best_of(logits: NDArray[np.float32], targets: NDArray[Any], k: int) -> tupl
     return ids, values
 
 
-def _groups(batch: RaggedBatch, budget_tokens: int) -> list[RaggedBatch]:
-    """Runs of texts of at most so many tokens, or of one text that has more."""
-    groups = []
-    first = 0
-    offsets = batch.offsets
-    for text in range(1, len(offsets)):
-        last = text == len(offsets) - 1
-        if last or offsets[text + 1] - offsets[first] > budget_tokens:
-            low, high = offsets[first], offsets[text]
-            groups.append(RaggedBatch(batch.ids[low:high], batch.type_ids[low:high], offsets[first : text + 1] - low))
-            first = text
-    return groups
+def _runs(weights: NDArray[np.int64], budget: int) -> Iterator[tuple[int, int]]:
+    """Runs of texts, first to last, that weigh at most so much together; a text that weighs more is a run of its own."""
+    first = total = 0
+    for index, weight in enumerate(weights.tolist()):
+        if index > first and total + weight > budget:
+            yield first, index
+            first, total = index, 0
+        total += weight
+    yield first, len(weights)
+
+
+def _texts_of(batch: RaggedBatch, first: int, last: int) -> RaggedBatch:
+    """The texts first to last of a batch."""
+    if (first, last) == (0, len(batch.offsets) - 1):
+        return batch
+    low, high = batch.offsets[first], batch.offsets[last]
+    return RaggedBatch(batch.ids[low:high], batch.type_ids[low:high], batch.offsets[first : last + 1] - low)
