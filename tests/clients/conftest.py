@@ -26,6 +26,7 @@ FIRST_MODEL = model_pb2.Model(
     name="small",
     source="org/small",
     state=model_pb2.MODEL_STATE_READY,
+    task=model_pb2.TASK_EMBEDDING,
     max_tokens=8,
     backend="onnx",
     dtype="float32",

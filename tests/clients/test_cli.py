@@ -22,7 +22,7 @@ from hubwire._version import __version__
 from hubwire.cli import main
 from hubwire.v1 import common_pb2, embedding_pb2, model_pb2
 
-COMMANDS = ["serve", "cache", "embed", "models", "health"]
+COMMANDS = ["serve", "cache", "embed", "classify", "tokens", "answer", "fill", "rerank", "tokenize", "pipeline", "models", "health"]
 SERVER_COMMANDS = ["serve", "cache"]
 
 
@@ -272,9 +272,9 @@ def test_models_are_a_table(capsys):
     assert main(["models"]) == 0
     out = capsys.readouterr().out
     assert out == (
-        "NAME   STATE    DIMENSIONS  MAX TOKENS  DEVICE  BACKEND  DTYPE    SOURCE\n"
-        "small  ready    10          8           -       onnx     float32  org/small\n"
-        "tiny   loading  -           -           -       -        -        -\n"
+        "NAME   STATE    TASK       DIMENSIONS  MAX TOKENS  DEVICE  BACKEND  DTYPE    SOURCE\n"
+        "small  ready    embedding  10          8           -       onnx     float32  org/small\n"
+        "tiny   loading  -          -           -           -       -        -        -\n"
     )
 
 
@@ -285,7 +285,7 @@ def test_a_model_that_failed_says_why(capsys, fake, status):
     first, ready, failed = capsys.readouterr().out.splitlines()
     assert first.endswith("  ERROR")
     assert ready.endswith("  -")
-    assert failed.split() == ["broken", "failed", *"------", "no", "weights", "[MODEL_LOAD_FAILED]"]
+    assert failed.split() == ["broken", "failed", *"-------", "no", "weights", "[MODEL_LOAD_FAILED]"]
 
 
 @pytest.mark.parametrize("arguments", ["models --json", "models --json list", "models list --json"])

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 import hubwire
-from hubwire import _decode, _names, _requests
+from hubwire import _names
+from hubwire._calls import embedding as calls
+from hubwire._stream import StreamWindow
 from hubwire.v1 import common_pb2, embedding_pb2
 
 DIMENSIONS = 10
@@ -131,13 +133,13 @@ def test_every_pooling_name_is_the_name_of_the_contract():
     names = {"POOLING_" + name.upper() for name in get_args(_names.PoolingName)}
     assert names == set(embedding_pb2.Pooling.keys()) - {"POOLING_UNSPECIFIED"}
     for name in get_args(_names.PoolingName):
-        assert _requests.embed_options(pooling=name).pooling == embedding_pb2.Pooling.Value("POOLING_" + name.upper())
+        assert calls.embed_options(pooling=name).pooling == embedding_pb2.Pooling.Value("POOLING_" + name.upper())
 
 
 def test_every_encoding_can_be_sent_and_read():
     for name in get_args(_names.EncodingName):
-        assert name in _decode._DTYPES
-        assert _requests.embed_options(encoding=name).encoding
+        assert name in calls._DTYPES
+        assert calls.embed_options(encoding=name).encoding
 
 
 @pytest.mark.parametrize(
@@ -232,31 +234,46 @@ def test_binary_tokens_are_rows_of_whole_bytes(client, numbers):
     np.testing.assert_array_equal(tokens.vectors, expected)
 
 
+def read_vectors(response):
+    return calls.embed(["one"], "", calls.embed_options(), "float32").decode(response)
+
+
+def read_result(result):
+    window = StreamWindow(batch_size=1, max_in_flight=1)
+    question = calls.stream_embed("", calls.embed_options(), "float32", ordered=False, window=window)
+    return question.outcome(result, embedding_pb2.StreamEmbedResponse(dimensions=1))
+
+
+def read_tokens(response, encoding="float32"):
+    question = calls.embed_tokens(["one"], model="", normalize=None, truncate=None, max_tokens=None, encoding=encoding)
+    return question.decode(response)
+
+
 @pytest.mark.parametrize(
     "decode",
     [
         pytest.param(
-            lambda: _decode.embeddings(embedding_pb2.EmbedResponse(dimensions=2), "float32", 1),
+            lambda: read_vectors(embedding_pb2.EmbedResponse(dimensions=2)),
             id="fewer vectors than texts",
         ),
         pytest.param(
-            lambda: _decode.embeddings(embedding_pb2.EmbedResponse(vectors=[{"data": b"123"}], dimensions=1), "float32", 1),
+            lambda: read_vectors(embedding_pb2.EmbedResponse(vectors=[{"data": b"123"}], dimensions=1)),
             id="a vector of the wrong size",
         ),
         pytest.param(
-            lambda: _decode.embeddings(embedding_pb2.EmbedResponse(vectors=[{"values": [1.0]}], dimensions=1), "float32", 1),
+            lambda: read_vectors(embedding_pb2.EmbedResponse(vectors=[{"values": [1.0]}], dimensions=1)),
             id="a vector in another encoding",
         ),
         pytest.param(
-            lambda: _decode.outcome(embedding_pb2.StreamEmbedResult(id="0"), 1, "float32"),
+            lambda: read_result(embedding_pb2.StreamEmbedResult(id="0")),
             id="a result with no outcome",
         ),
         pytest.param(
-            lambda: _decode.token_embeddings(embedding_pb2.EmbedTokensResponse(embeddings=[{"token_ids": [1]}]), "float32", 1),
+            lambda: read_tokens(embedding_pb2.EmbedTokensResponse(embeddings=[{"token_ids": [1]}])),
             id="a token without a span",
         ),
         pytest.param(
-            lambda: _decode.token_embeddings(embedding_pb2.EmbedTokensResponse(), "float32", 1),
+            lambda: read_tokens(embedding_pb2.EmbedTokensResponse()),
             id="fewer texts than were sent",
         ),
     ],
@@ -269,7 +286,7 @@ def test_an_answer_that_breaks_the_contract_is_an_internal_error(decode):
 def test_no_tokens_and_no_texts_are_empty_arrays():
     response = embedding_pb2.EmbedTokensResponse(embeddings=[{}], dimensions=4)
     for encoding, width in zip(get_args(_names.EncodingName), itertools.chain([4, 4, 4, 1]), strict=True):
-        (tokens,) = _decode.token_embeddings(response, encoding, 1)
+        (tokens,) = read_tokens(response, encoding)
         assert tokens.vectors.shape == (0, width)
         assert tokens.spans.shape == (0, 2)
 

@@ -19,8 +19,28 @@ from hubwire._version import __version__
 if TYPE_CHECKING:
     from hubwire import aio, errors, v1
     from hubwire._client import Client
-    from hubwire._names import EncodingName, PoolingName, TruncationSideName
-    from hubwire._types import TokenEmbeddings
+    from hubwire._names import (
+        AggregationName,
+        EncodingName,
+        FunctionName,
+        PoolingName,
+        ScoringName,
+        TaskName,
+        TruncationSideName,
+    )
+    from hubwire._types import (
+        Answer,
+        Blob,
+        Classification,
+        Entity,
+        MaskPrediction,
+        PipelineTask,
+        QuestionAnswers,
+        RankedDocument,
+        SparseVector,
+        TokenEmbeddings,
+        TokenizedText,
+    )
     from hubwire.errors import (
         AlreadyExistsError,
         CallCancelledError,
@@ -41,23 +61,37 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "AggregationName",
     "AlreadyExistsError",
+    "Answer",
+    "Blob",
     "CallCancelledError",
+    "Classification",
     "Client",
     "DeadlineExceededError",
     "EncodingName",
+    "Entity",
     "FailedPreconditionError",
     "FieldViolation",
+    "FunctionName",
     "HubwireError",
     "InternalError",
     "InvalidArgumentError",
+    "MaskPrediction",
     "MessageTooLargeError",
     "NotFoundError",
     "OverloadedError",
     "PermissionDeniedError",
+    "PipelineTask",
     "PoolingName",
+    "QuestionAnswers",
+    "RankedDocument",
     "ResourceExhaustedError",
+    "ScoringName",
+    "SparseVector",
+    "TaskName",
     "TokenEmbeddings",
+    "TokenizedText",
     "TruncationSideName",
     "UnauthenticatedError",
     "UnavailableError",
@@ -69,15 +103,41 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AggregationName": "hubwire._names",
+    "Answer": "hubwire._types",
+    "Blob": "hubwire._types",
+    "Classification": "hubwire._types",
     "Client": "hubwire._client",
     "EncodingName": "hubwire._names",
+    "Entity": "hubwire._types",
+    "FunctionName": "hubwire._names",
+    "MaskPrediction": "hubwire._types",
+    "PipelineTask": "hubwire._types",
     "PoolingName": "hubwire._names",
+    "QuestionAnswers": "hubwire._types",
+    "RankedDocument": "hubwire._types",
+    "ScoringName": "hubwire._names",
+    "SparseVector": "hubwire._types",
+    "TaskName": "hubwire._names",
     "TokenEmbeddings": "hubwire._types",
+    "TokenizedText": "hubwire._types",
     "TruncationSideName": "hubwire._names",
 }
 
 # What hubwire.v1 holds once it is used, as in hubwire.v1.model_pb2.Model: its own __init__ imports nothing.
-_MESSAGES = ("common_pb2", "embedding_pb2", "errors_pb2", "model_pb2")
+_MESSAGES = (
+    "common_pb2",
+    "embedding_pb2",
+    "errors_pb2",
+    "fill_mask_pb2",
+    "model_pb2",
+    "pipeline_pb2",
+    "question_answering_pb2",
+    "rerank_pb2",
+    "text_classification_pb2",
+    "token_classification_pb2",
+    "tokenization_pb2",
+)
 
 
 def __getattr__(name: str) -> object:

@@ -36,19 +36,19 @@ def utf8_bytes(name: str, text: str) -> int:
         raise ValueError(f"{name} cannot be sent: {where}") from None
 
 
-def check_texts(texts: object, *, async_hint: str) -> list[str]:
-    """The texts as a list, in their order. `async_hint` says what takes an async iterable."""
-    checked = list(check_iterable("texts", texts, async_hint=async_hint))
+def check_texts(name: str, texts: object, *, async_hint: str) -> list[str]:
+    """The texts as a list, in their order. `async_hint` names the method that takes an async iterable; "" where none does."""
+    checked = list(check_iterable(name, texts, async_hint=async_hint))
     for index, text in enumerate(checked):
         # Texts are many and most are ASCII: their names need not be written.
         if not isinstance(text, str) or not text.isascii():
-            check_text(f"texts[{index}]", text)
+            check_text(f"{name}[{index}]", text)
     return checked
 
 
-def check_items(items: object) -> Iterable[Any]:
+def check_items(items: object, *, async_hint: str) -> Iterable[Any]:
     """The items of a stream of the sync client; what they are is seen as they are read."""
-    return check_iterable("items", items, async_hint="hubwire.aio.Client.stream_embed")
+    return check_iterable("items", items, async_hint=async_hint)
 
 
 def check_async_items(items: object) -> Iterable[Any] | AsyncIterable[Any]:
@@ -58,20 +58,21 @@ def check_async_items(items: object) -> Iterable[Any] | AsyncIterable[Any]:
     return check_iterable("items", items, async_hint="")
 
 
-def check_iterable(name: str, value: object, *, async_hint: str) -> Iterable[Any]:
-    """An iterable with an order. Refuses what iterates over something else than the texts that were meant."""
+def check_iterable(name: str, value: object, *, async_hint: str, of: str = "texts") -> Iterable[Any]:
+    """An iterable with an order. Refuses what iterates over something else than what was meant, which `of` names."""
     if isinstance(value, str | bytes | bytearray):
-        raise TypeError(f"{name} must be a list of texts, not one {type(value).__name__}: pass [text]")
+        raise TypeError(f"{name} must be a list of {of}, not one {type(value).__name__}{': pass [text]' if of == 'texts' else ''}")
     if isinstance(value, Mapping):
         parts = "items()" if name == "items" else "values()"
-        raise TypeError(f"{name} must be a list of texts, not a {type(value).__name__}: pass its {parts}")
+        raise TypeError(f"{name} must be a list of {of}, not a {type(value).__name__}: pass its {parts}")
     if isinstance(value, set | frozenset):
-        raise TypeError(f"{name} must be a list of texts, not a {type(value).__name__}, which has no order: pass a list or sorted(...)")
+        raise TypeError(f"{name} must be a list of {of}, not a {type(value).__name__}, which has no order: pass a list or sorted(...)")
     if isinstance(value, AsyncIterable):
-        raise TypeError(f"{name} must be an iterable of texts, not an async one: {async_hint} takes those")
+        advice = f"hubwire.aio.Client.{async_hint} takes those" if async_hint else "collect it into a list first"
+        raise TypeError(f"{name} must be an iterable of {of}, not an async one: {advice}")
     # Old classes iterate by __getitem__ alone.
     if not isinstance(value, Iterable) and not hasattr(value, "__getitem__"):
-        raise TypeError(f"{name} must be an iterable of texts, not {type(value).__name__}")
+        raise TypeError(f"{name} must be an iterable of {of}, not {type(value).__name__}")
     iterable: Iterable[Any] = value  # type: ignore[assignment]  # mypy does not know __getitem__ as a way to iterate
     return iterable
 
@@ -97,6 +98,14 @@ def check_uint32(name: str, value: object) -> int:
     number = _integer(name, value)
     if not 0 <= number <= _UINT32_MAX:
         raise ValueError(f"{name} must be between 0 and {_UINT32_MAX}, not {number}")
+    return number
+
+
+def check_positive(name: str, value: object) -> int:
+    """An int of 1 or more that the contract can carry."""
+    number = _integer(name, value)
+    if not 1 <= number <= _UINT32_MAX:
+        raise ValueError(f"{name} must be between 1 and {_UINT32_MAX}, not {number}")
     return number
 
 

@@ -15,3 +15,25 @@ EncodingName = Literal["float32", "float16", "int8", "binary"]
 
 TruncationSideName = Literal["right", "left"]
 """The end of a text at which tokens are dropped."""
+
+FunctionName = Literal["sigmoid", "softmax", "none"]
+"""What turns the logits of a classification head into scores."""
+
+AggregationName = Literal["none", "simple", "first", "average", "max"]
+"""How labelled tokens become entities, in the names of transformers."""
+
+ScoringName = Literal["sigmoid", "raw"]
+"""The form of the scores of a reranker."""
+
+TaskName = Literal[
+    "embedding",
+    "sparse_embedding",
+    "text_classification",
+    "zero_shot_classification",
+    "token_classification",
+    "question_answering",
+    "fill_mask",
+    "rerank",
+    "pipeline",
+]
+"""What a model is served for."""

@@ -1,4 +1,4 @@
-"""The bookkeeping of one StreamEmbed call, which is the same with threads and with asyncio. Pure: no grpc, no waiting.
+"""The bookkeeping of one streaming call, which is the same with threads and with asyncio. Pure: no grpc, no waiting.
 
     the caller's iterable ──add──▶ waiting ──take──▶ messages ──▶ server ──▶ results ──answer──▶ the caller
                             └───────────────────── at most max_in_flight ─────────────────────┘
@@ -10,12 +10,10 @@ company.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
 from typing import Generic, NamedTuple, TypeVar, cast
 
 from hubwire import errors
 from hubwire._arguments import check_count, utf8_bytes
-from hubwire.v1 import embedding_pb2
 
 IdT = TypeVar("IdT")
 
@@ -24,10 +22,12 @@ _MESSAGE_BYTES = 1 << 20
 
 
 class Item(NamedTuple):
-    """A text on its way to the server."""
+    """A text, or a pair of texts, on its way to the server."""
 
     number: int
     text: str
+    text_pair: str | None
+    """The second text of a pair; None where there is none."""
     size_bytes: int
 
 
@@ -38,7 +38,9 @@ class StreamWindow(Generic[IdT]):
     objects they were.
     """
 
-    def __init__(self, *, batch_size: int, max_in_flight: int) -> None:
+    def __init__(self, *, batch_size: int, max_in_flight: int, takes_pairs: bool = False) -> None:
+        """takes_pairs: an item's text may be a tuple of two texts."""
+        self._takes_pairs = takes_pairs
         self._batch_size = check_count("batch_size", batch_size)
         self._max_in_flight = check_count("max_in_flight", max_in_flight)
         self._resume_at = max(0, self._max_in_flight - self._batch_size)
@@ -62,18 +64,18 @@ class StreamWindow(Generic[IdT]):
         return len(self._waiting)
 
     def add(self, item: object) -> None:
-        """Take a text, or a pair of id and text, from the caller's iterable.
+        """Take a text, or a tuple of id and text, from the caller's iterable.
 
         Raises TypeError for anything else, and ValueError for a text with a lone surrogate, which protobuf cannot carry.
         """
         number = self._next_number
-        if isinstance(item, str):
-            item_id, text = number, item
-        elif isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], str):
-            item_id, text = item
-        else:
-            raise TypeError(f"item {number} must be a str or a tuple of id and str, not {_describe(item)}")
-        self._waiting.append(Item(number, text, len(text) if text.isascii() else utf8_bytes(f"item {number}", text)))
+        item_id, text = item if isinstance(item, tuple) and len(item) == 2 else (number, item)
+        first, second = _pair(text) if self._takes_pairs and isinstance(item, tuple) else (text, None)
+        if not isinstance(first, str):
+            expected = "id and str, or id and a pair of str" if self._takes_pairs else "id and str"
+            raise TypeError(f"item {number} must be a str or a tuple of {expected}, not {_describe(item)}")
+        size_bytes = sum(len(part) if part.isascii() else utf8_bytes(f"item {number}", part) for part in (first, second or ""))
+        self._waiting.append(Item(number, first, second, size_bytes))
         self._ids[number] = cast("IdT", item_id)  # the overloads of stream_embed tie bare texts to IdT = int
         self._next_number = number + 1
 
@@ -101,13 +103,13 @@ class StreamWindow(Generic[IdT]):
             raise errors.contract_error(f"the server ended the stream with {len(self._ids)} items unanswered")
 
 
-def items_message(items: Iterable[Item]) -> embedding_pb2.StreamEmbedRequest:
-    """The message that carries these items."""
-    message = embedding_pb2.StreamEmbedRequest()
-    add = message.items.items.add
-    for item in items:
-        add(id=str(item.number), text=item.text)
-    return message
+def _pair(text: object) -> tuple[object, str | None]:
+    """The two parts of a pair of texts; of anything else itself and None."""
+    match text:
+        case (str() as first, str() as second) if isinstance(text, tuple):
+            return first, second
+        case _:
+            return text, None
 
 
 def _describe(item: object) -> str:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from hubwire._version import __version__
-from hubwire.cli import _embed, _health, _models, _server
+from hubwire.cli import _answer, _classify, _embed, _fill, _health, _models, _pipeline, _rerank, _server, _tokenize, _tokens
 from hubwire.cli._options import CommandError, UsageError, complete, connection_options
 from hubwire.cli._output import print_error
 
@@ -78,9 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     common = connection_options()
     commands.add_parser("serve", add_help=False, help="start a server (needs the package hubwire-server)")
     commands.add_parser("cache", add_help=False, help="list or clear what servers keep on this machine (needs hubwire-server)")
-    _embed.add_parser(commands, common)
-    _models.add_parser(commands, common)
-    _health.add_parser(commands, common)
+    for command in (_embed, _classify, _tokens, _answer, _fill, _rerank, _tokenize, _pipeline, _models, _health):
+        command.add_parser(commands, common)
     return parser
 
 

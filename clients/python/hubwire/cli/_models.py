@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
+from hubwire._names import TaskName
 from hubwire.cli._options import UsageError, connect
-from hubwire.cli._output import enum_label, print_json
+from hubwire.cli._output import enum_label, print_json, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from hubwire.cli._options import Subparsers
     from hubwire.v1 import model_pb2
 
-_COLUMNS = ("NAME", "STATE", "DIMENSIONS", "MAX TOKENS", "DEVICE", "BACKEND", "DTYPE", "SOURCE")
+_COLUMNS = ("NAME", "STATE", "TASK", "DIMENSIONS", "MAX TOKENS", "DEVICE", "BACKEND", "DTYPE", "SOURCE")
 
 _CANDIDATE_COLUMNS = ("BACKEND", "DTYPE", "CHOSEN", "COSINE", "SHORT", "MIXED", "NOTE")
 
@@ -49,6 +50,10 @@ def add_parser(commands: Subparsers, common: argparse.ArgumentParser) -> None:
     )
     load.add_argument("--name", default="", help="the name to serve it under (default: the last part of SOURCE)")
     load.add_argument("--revision", default="", help="a branch, tag or commit of a hub repository (default: its main branch)")
+    load.add_argument("--task", choices=get_args(TaskName), help="what to serve it for (default: what it was made for)")
+    load.add_argument(
+        "--pipeline-task", default="", metavar="NAME", help="the pipeline of transformers to serve it for, as image-classification"
+    )
     load.set_defaults(run=run_load)
     unload = actions.add_parser("unload", parents=[common], help="stop serving a model", allow_abbrev=False)
     unload.add_argument("name", metavar="NAME")
@@ -86,10 +91,10 @@ def run_get(args: argparse.Namespace) -> int:
         fields.pop("candidates", None)
         if model.HasField("error"):
             fields["error"] = str(from_status(model.error))
-        _print_table([(f"{name}:", value if isinstance(value, str) else json.dumps(value)) for name, value in _flat(fields)])
+        print_table([(f"{name}:", value if isinstance(value, str) else json.dumps(value)) for name, value in _flat(fields)])
         if model.candidates:
             print()
-            _print_table([_CANDIDATE_COLUMNS, *map(_candidate_row, model.candidates)])
+            print_table([_CANDIDATE_COLUMNS, *map(_candidate_row, model.candidates)])
     return 0
 
 
@@ -99,6 +104,8 @@ def run_load(args: argparse.Namespace) -> int:
     for option, written, value in (("--name", given.name, args.name), ("--revision", given.revision, args.revision)):
         if written and value:
             raise UsageError(f"SOURCE says {written!r} already: leave {option} out, or say it there alone")
+    if args.pipeline_task and args.task not in (None, "pipeline"):
+        raise UsageError("--pipeline-task is for the task pipeline")
     on_terminal = sys.stderr.isatty() and not args.json
 
     def report(response: model_pb2.LoadModelResponse) -> None:
@@ -114,6 +121,8 @@ def run_load(args: argparse.Namespace) -> int:
                 given.source,
                 given.name or args.name,
                 given.revision or args.revision,
+                task=args.task,
+                pipeline_task=args.pipeline_task,
                 on_progress=report,
                 timeout_s=args.timeout,
             )
@@ -171,14 +180,20 @@ def _print_models(models: Sequence[model_pb2.Model]) -> None:
     rows = [_COLUMNS, *map(_row, models)]
     if any(model.HasField("error") for model in models):
         rows = [(*row, error) for row, error in zip(rows, ["ERROR", *map(_error, models)], strict=True)]
-    _print_table(rows)
+    print_table(rows)
 
 
 def _row(model: model_pb2.Model) -> tuple[str, ...]:
     name = f"{model.name} (default)" if model.default_for_task else model.name
     dimensions = model.embedding.dimensions if model.HasField("embedding") else 0
     numbers = (str(dimensions or "-"), str(model.max_tokens or "-"))
-    return (name, _state(model.state), *numbers, *(text or "-" for text in (model.device, model.backend, model.dtype, model.source)))
+    return (
+        name,
+        _state(model.state),
+        _task(model.task),
+        *numbers,
+        *(text or "-" for text in (model.device, model.backend, model.dtype, model.source)),
+    )
 
 
 def _candidate_row(candidate: model_pb2.BackendCandidate) -> tuple[str, ...]:
@@ -194,15 +209,18 @@ def _error(model: model_pb2.Model) -> str:
     return " ".join(str(from_status(model.error)).split()) if model.HasField("error") else "-"
 
 
+def _task(task: int) -> str:
+    from hubwire.v1 import model_pb2
+
+    if task == model_pb2.TASK_UNSPECIFIED:
+        return "-"
+    known = model_pb2.Task.DESCRIPTOR.values_by_number.get(task)
+    return enum_label(known.name, "TASK_") if known is not None else f"task {task}"
+
+
 def _state(state: int) -> str:
     from hubwire.v1 import model_pb2
 
     # A newer server may send a state that this client does not know.
     known = model_pb2.ModelState.DESCRIPTOR.values_by_number.get(state)
     return enum_label(known.name, "MODEL_STATE_") if known is not None else f"state {state}"
-
-
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -7,6 +7,8 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from google.protobuf.message import Message
 
     from hubwire.errors import HubwireError
@@ -17,6 +19,9 @@ _HINTS = {
     "TOO_MANY_TEXTS": "pipe the texts in, one a line: they are streamed then",
     "MESSAGE_TOO_LARGE": "pipe the texts in, one a line: they are streamed then",
     "PROMPT_NOT_FOUND": "'hubwire models get NAME' shows the prompts of a model",
+    "LABEL_NOT_FOUND": "'hubwire models get NAME' shows the labels of a model",
+    "MASK_NOT_FOUND": "'hubwire models get NAME' shows the mask token of a model",
+    "PIPELINE_NOT_SUPPORTED": "'hubwire pipeline --list' shows what can be loaded",
     "MODEL_NOT_FOUND": "'hubwire models' lists what is served",
     "MODEL_ALREADY_EXISTS": "choose another name with --name, or 'hubwire models unload NAME' first",
     "MODEL_NOT_READY": "'hubwire models' shows when it is ready",
@@ -30,6 +35,13 @@ def print_json(message: Message) -> None:
     from google.protobuf import json_format
 
     print(json.dumps(json_format.MessageToDict(message, preserving_proto_field_name=True)))
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Columns as wide as their widest cell. Rows may be of different lengths."""
+    widths = [max(len(row[place]) for row in rows if len(row) > place) for place in range(max(map(len, rows), default=0))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip())
 
 
 def print_error(message: str, hint: str = "") -> None:

@@ -9,11 +9,11 @@ from typing import Any, Generic, TypeVar
 import grpc
 import grpc.aio
 
-from hubwire._stream import IdT, StreamWindow, items_message
-from hubwire.v1 import embedding_pb2
+from hubwire._calls.question import RequestT, StreamQuestion
+from hubwire._stream import IdT
 
 _Result = TypeVar("_Result")
-_Call = grpc.aio.StreamStreamCall[embedding_pb2.StreamEmbedRequest, embedding_pb2.StreamEmbedResponse]
+_Call = grpc.aio.StreamStreamCall[Any, Any]
 
 # A plain iterable gives nothing back to the event loop; this many items after one another do.
 _ITEMS_A_TURN = 64
@@ -53,19 +53,18 @@ def _finished(result: Coroutine[Any, Any, _Result]) -> _Result:
     raise RuntimeError("grpc called back before the status was there")
 
 
-class AioFeed(Generic[IdT]):
-    """The sending half of one StreamEmbed call.
+class AioFeed(Generic[IdT, RequestT]):
+    """The sending half of one streaming call.
 
     A write ends once HTTP/2 flow control has let the message out. Reading the iterable is a task of its own, so that items that are there
     go out while the iterable waits for more.
     """
 
-    def __init__(
-        self, opening: embedding_pb2.StreamEmbedRequest, items: Iterable[object] | AsyncIterable[object], window: StreamWindow[IdT]
-    ) -> None:
-        self._opening = opening
+    def __init__(self, question: StreamQuestion[RequestT, Any, Any], items: Iterable[object] | AsyncIterable[object]) -> None:
+        self._opening = question.opening
+        self._message = question.message
+        self._window = question.window
         self._items = items
-        self._window = window
         self._arrived = asyncio.Event()
         self._answered = asyncio.Event()
         self._exhausted = False
@@ -78,7 +77,7 @@ class AioFeed(Generic[IdT]):
 
     def answer(self, wire_id: str) -> IdT:
         """The caller's id of an item whose result is about to be handed over. Makes room for another one."""
-        item_id = self._window.answer(wire_id)
+        item_id: IdT = self._window.answer(wire_id)
         if self._window.should_resume:
             self._answered.set()
         return item_id
@@ -127,7 +126,7 @@ class AioFeed(Generic[IdT]):
             while not (self._exhausted and not self._window.waiting):
                 self._arrived.clear()
                 while items := self._window.take():
-                    await call.write(items_message(items))
+                    await call.write(self._message(items))
                 if not self._exhausted:
                     await self._arrived.wait()
             await call.done_writing()

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from typing import Generic
+from typing import Any, Generic
 
-from hubwire._stream import IdT, Item, StreamWindow, items_message
-from hubwire.v1 import embedding_pb2
+from hubwire._calls.question import RequestT, StreamQuestion
+from hubwire._stream import IdT, Item
 
 
-class Feed(Generic[IdT]):
-    """The request iterator of one StreamEmbed call.
+class Feed(Generic[IdT, RequestT]):
+    """The request iterator of one streaming call.
 
     grpc takes the next message once HTTP/2 flow control has let the one before it out. Reading the iterable has a thread of its own, so
     that items that are there go out while the iterable waits for more. A daemon: an iterable that waits for ever must not keep the process
     alive.
     """
 
-    def __init__(self, opening: embedding_pb2.StreamEmbedRequest, items: Iterable[object], window: StreamWindow[IdT]) -> None:
-        self._opening: embedding_pb2.StreamEmbedRequest | None = opening
+    def __init__(self, question: StreamQuestion[RequestT, Any, Any], items: Iterable[object]) -> None:
+        self._opening: RequestT | None = question.opening
+        self._message = question.message
+        self._window = question.window
         self._items = items
-        self._window = window
         self._changed = threading.Condition()
         self._sender_waits = False
         self._reader_waits = False
@@ -36,7 +37,7 @@ class Feed(Generic[IdT]):
     def answer(self, wire_id: str) -> IdT:
         """The caller's id of an item whose result is about to be handed over. Makes room for another one."""
         with self._changed:
-            item_id = self._window.answer(wire_id)
+            item_id: IdT = self._window.answer(wire_id)
             if self._reader_waits and self._window.should_resume:
                 self._changed.notify_all()
             return item_id
@@ -56,10 +57,10 @@ class Feed(Generic[IdT]):
         """Raise where the stream ended with OK too early."""
         self._window.check_complete()
 
-    def __iter__(self) -> Feed[IdT]:
+    def __iter__(self) -> Feed[IdT, RequestT]:
         return self
 
-    def __next__(self) -> embedding_pb2.StreamEmbedRequest:
+    def __next__(self) -> RequestT:
         if self._opening is not None:
             opening, self._opening = self._opening, None
             return opening
@@ -67,7 +68,7 @@ class Feed(Generic[IdT]):
             items = self._wait_for_items()
         if not items:
             raise StopIteration
-        return items_message(items)
+        return self._message(items)
 
     def _wait_for_items(self) -> list[Item]:
         while not self._closed:
