@@ -107,7 +107,7 @@ def resample(samples: NDArray[np.float32], rate: int, new_rate: int) -> NDArray[
 def _samples(data: bytes, width: int) -> NDArray[np.float32]:
     """PCM samples of 8 (unsigned), 16, 24 or 32 bits as numbers from -1 to 1."""
     if width == 1:
-        return (np.frombuffer(data, np.uint8).astype(np.float32) - 128) / 128
+        return (np.frombuffer(data, np.uint8).astype(np.float32) - np.float32(128)) / np.float32(128)
     if width == 3:  # numpy has no 24 bits: as the upper three bytes of 32
         wide = np.zeros((len(data) // 3, 4), np.uint8)
         wide[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
