@@ -43,7 +43,7 @@ def test_a_batch_gives_what_each_text_gives_alone(family: str, tmp_path: Path) -
     batch = make_batch(3)
     expected = alone(model, batch)
     hidden, dtype = backend.forward(batch)
-    assert (hidden.shape, dtype, description.hidden_size) == (expected.shape, "float32", 32)
+    assert (hidden.shape, dtype, description.row_size) == (expected.shape, "float32", 32)
     assert np.abs(hidden - expected).max() / expected.std() < 2e-5
     backend.close()
 

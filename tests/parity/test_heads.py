@@ -25,7 +25,7 @@ FAMILIES = ("Bert", "Roberta", "XLMRoberta", "DistilBert", "DebertaV2", "MPNet",
 LENGTHS = (5, 1, 40, 40, 17, 3, 3, 60, 9)
 LABELS = {f"label {index}": index for index in range(5)}
 TOLERANCE = 1e-4
-"""In the logits themselves, whose root mean square is between 0.3 and 20 in these models, where it is below 1; else relative to it."""
+"""Of a logit, or of the root mean square of all where that is above 1: the weights of these models are large for their size."""
 
 
 def make_batch(seed: int, lengths: tuple[int, ...] = LENGTHS) -> RaggedBatch:

@@ -108,11 +108,6 @@ class BackendDescription:
     packed_note: str
     """How the check of packing at load came out, for people. Empty for a backend that always pads."""
 
-    @property
-    def hidden_size(self) -> int:
-        """row_size, for those who only know bodies."""
-        return self.row_size
-
 
 class Backend(Protocol):
     """An engine that holds one model."""
