@@ -131,8 +131,7 @@ class Tokenizer:
         stride makes windows instead of cutting: what is over max_tokens goes on in further rows, each of which repeats `stride` tokens of
         the row before it, special tokens, and the text of a pair that is not cut. These are the rows, in the order, of `tokenizer(...,
         stride=stride, return_overflowing_tokens=True)` in transformers. Without max_tokens it does nothing.
-        threads bounds the threads that
-        share the texts; fewer are used where the texts are few or short.
+        threads bounds the threads that share the texts; fewer are used where the texts are few or short.
         Raises NativeError: "out_of_range" where max_tokens leaves no room beside the special tokens or no more than the stride, and with
         the index of a pair where it leaves none beside the text that must not be cut; "shape_mismatch" where pairs has another length than
         texts; "invalid_argument" and "tokenization_failed" with the index of a text.
