@@ -29,6 +29,8 @@ INLINE_SCORES = 16_384
 """Up to so many logits are scored on the event loop, which takes less than 1 ms; above, in a thread."""
 MAX_RESPONSE_BYTES = 2_097_152
 """About as much as one message of a stream's results holds, as in the stream of vectors (embedding.py)."""
+MAX_RESPONSE_LABELS = 2_048
+"""How many labels such a message holds: it is written on the event loop, which takes about 0.6 us a label."""
 RESULT_BYTES = 64
 """What a result takes besides its labels, its id included."""
 LABEL_BYTES = 12
@@ -94,7 +96,7 @@ class ClassifyPlan:
     def most_results(self) -> int:
         """See StreamPlan."""
         label_bytes = LABEL_BYTES + _longest(self.model.classification.labels)
-        return max(1, MAX_RESPONSE_BYTES // (RESULT_BYTES + self.top_k * label_bytes))
+        return max(1, min(MAX_RESPONSE_BYTES // (RESULT_BYTES + self.top_k * label_bytes), MAX_RESPONSE_LABELS // self.top_k))
 
     def extras(self, tokenized: Tokenized) -> Sequence[NDArray[Any]] | None:
         """See StreamPlan: tokens are all that the head needs."""

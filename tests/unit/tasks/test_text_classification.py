@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import AsyncIterator
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,6 +17,7 @@ from hubwire_server.tasks import text_classification
 from hubwire_server.tasks.stream import StreamEntry
 from hubwire_server.tasks.text_classification import (
     MAX_RESPONSE_BYTES,
+    MAX_RESPONSE_LABELS,
     ClassifyOptions,
     ClassifyTextRequest,
     TextClassificationTask,
@@ -143,11 +145,20 @@ async def test_a_large_request_is_scored_in_a_thread_with_the_same_answer(task, 
     np.testing.assert_array_equal(inline.ranked.scores, threaded.ranked.scores)
 
 
-async def test_a_message_of_a_stream_holds_few_results_where_each_has_many_labels(task):
+@pytest.mark.parametrize(
+    ("label", "top_k", "most"),
+    [
+        ("a", 1, MAX_RESPONSE_LABELS),  # as many as are written quickly
+        ("a", 5, MAX_RESPONSE_LABELS // 5),
+        ("a", 3_000, 1),  # one at least
+        ("é" * 5_000, 1, MAX_RESPONSE_BYTES // (64 + 12 + 10_000)),  # names may be long
+    ],
+)
+async def test_a_message_of_a_stream_holds_few_results_where_their_labels_are_many_or_long(task, label, top_k, most):
     plan = task.plan("", ClassifyOptions(), pair=True)
-    assert plan.most_results == MAX_RESPONSE_BYTES // (64 + 5 * 13)
-    wide = dataclasses.replace(plan, top_k=10_000_000)
-    assert wide.most_results == 1
+    details = msgspec.structs.replace(plan.model.description.classification, labels=(label,) * 5)
+    model = dataclasses.replace(plan.model, description=msgspec.structs.replace(plan.model.description, classification=details))
+    assert dataclasses.replace(plan, model=model, top_k=top_k).most_results == most
 
 
 async def test_a_value_of_a_stream_does_not_keep_the_memory_of_its_batch(task):
