@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import sys
 import threading
 import time
 from collections import deque
@@ -20,6 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import hubwire
 from hubwire.v1 import common_pb2, embedding_pb2, embedding_pb2_grpc, model_pb2, model_pb2_grpc
+from tests.clients import fake_tasks
 
 DIMENSIONS = 10
 FIRST_MODEL = model_pb2.Model(
@@ -132,6 +135,13 @@ class FakeServer:
             abort(context, self.failures.popleft())
         time.sleep(self.delay_s)
 
+    def stream(self, request_iterator: Any, context: grpc.ServicerContext):
+        """The items of each message of a stream, after its options."""
+        self.begin(next(request_iterator), context)
+        for message in request_iterator:
+            self.requests.append(message)
+            yield message.items.items
+
 
 class Embedding(embedding_pb2_grpc.EmbeddingServiceServicer):
     def __init__(self, fake: FakeServer) -> None:
@@ -171,6 +181,22 @@ class Embedding(embedding_pb2_grpc.EmbeddingServiceServicer):
             if self.fake.stream_failure is not None:
                 abort(context, self.fake.stream_failure)
         finished.append(True)
+
+    def EmbedSparse(self, request, context):
+        self.fake.begin(request, context)
+        vectors = [fake_tasks.sparse(text, with_tokens=request.options.return_tokens) for text in request.texts]
+        return embedding_pb2.EmbedSparseResponse(vectors=vectors, dimensions=0x110000)
+
+    def StreamEmbedSparse(self, request_iterator, context):
+        for items in self.fake.stream(request_iterator, context):
+            response = embedding_pb2.StreamEmbedSparseResponse(dimensions=0x110000)
+            for item in items:
+                result = response.results.add(id=item.id)
+                if item.text:
+                    result.vector.CopyFrom(fake_tasks.sparse(item.text, with_tokens=False))
+                else:
+                    result.error.CopyFrom(fake_tasks.empty_text())
+            yield response
 
     def _result(self, item, options):
         if self.fake.item_failure is not None:
@@ -235,6 +261,7 @@ def start(fake: FakeServer, address: str = "127.0.0.1:0") -> grpc.Server:
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=8), options=[("grpc.so_reuseport", 0)])
     embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(Embedding(fake), server)
     model_pb2_grpc.add_ModelServiceServicer_to_server(Models(fake), server)
+    fake_tasks.add_services(fake, server)
     health_pb2_grpc.add_HealthServicer_to_server(Health(fake), server)
     fake.address = f"127.0.0.1:{server.add_insecure_port(address)}"
     server.start()
@@ -335,3 +362,20 @@ def status():
 def numbers():
     """Gives the vector of a text."""
     return make_numbers
+
+
+@pytest.fixture
+def address(fake, monkeypatch):
+    """Names the fake server to the command line."""
+    monkeypatch.setenv("HUBWIRE_ADDRESS", fake.address)
+    monkeypatch.setenv("GRPC_VERBOSITY", "NONE")  # as the command sets it where it is not set: so that it is undone
+
+
+@pytest.fixture
+def stdin(monkeypatch):
+    """A function that puts text on stdin."""
+
+    def put(text):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+
+    return put

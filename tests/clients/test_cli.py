@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
@@ -26,20 +25,7 @@ COMMANDS = ["serve", "cache", "embed", "classify", "tokens", "answer", "fill", "
 SERVER_COMMANDS = ["serve", "cache"]
 
 
-@pytest.fixture(autouse=True)
-def address(fake, monkeypatch):
-    monkeypatch.setenv("HUBWIRE_ADDRESS", fake.address)
-    monkeypatch.setenv("GRPC_VERBOSITY", "NONE")  # as the command sets it where it is not set: so that it is undone
-
-
-@pytest.fixture
-def stdin(monkeypatch):
-    """A function that puts text on stdin."""
-
-    def put(text):
-        monkeypatch.setattr(sys, "stdin", io.StringIO(text))
-
-    return put
+pytestmark = pytest.mark.usefixtures("address")
 
 
 @pytest.fixture
