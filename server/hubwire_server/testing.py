@@ -126,7 +126,8 @@ class FakeModel:
         if details.masked_language_model is not None:
             places = np.arange(len(batch.ids)) if rows is None else rows
             # The word nan gives NaN where it is read, not where it is one of the words to choose from.
-            return hidden[np.maximum(places - 1, 0)] @ np.nan_to_num(self._table).T, "float32"
+            starts = batch.offsets[np.searchsorted(batch.offsets, places, side="right") - 1]
+            return hidden[np.maximum(places - 1, starts)] @ np.nan_to_num(self._table).T, "float32"
         if details.task is Task.QUESTION_ANSWERING:
             return np.ascontiguousarray(hidden[:, :2]), "float32"
         if details.classification is None:
