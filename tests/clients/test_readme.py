@@ -19,4 +19,4 @@ def test_a_block_runs(fake, block):
 
 
 def test_there_are_blocks():
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 7

@@ -1,4 +1,4 @@
-"""Every understanding task through both clients to the real server, with the fake model behind it: what is sent is understood, and read right.
+"""Every understanding task through both clients to the real server, with the fake model behind it: client and server mean the same.
 
 What the answers must be is tested where they are computed (tests/rpc, tests/parity); that client and server mean the same is tested here.
 """
