@@ -145,10 +145,11 @@ class QuestionAnsweringTask:
         return list(contexts) * len(questions)
 
     async def _check_room(self, plan: AnswerPlan, questions: Sequence[str]) -> None:
-        """Raises HubwireError for the first question that leaves no window room for a token that the window before it has not."""
+        """Raises HubwireError for the first question that leaves less than an eighth of a window for what the window before it has not: windows
+        that go on token by token would make a short request cost as much as thousands."""
         windows, limit = plan.reading.windows, plan.reading.limit_tokens
         assert windows is not None
-        most = limit - plan.model.tokenizer.count_special_tokens(pair=True) - (windows.stride or limit // 4) - 1
+        most = limit - plan.model.tokenizer.count_special_tokens(pair=True) - (windows.stride or limit // 4) - max(1, limit // 8)
         # The special tokens that a question gets on its own are counted too, and taken off again.
         reading = Reading(limit_tokens=most + plan.model.tokenizer.count_special_tokens())
         tokenized = await self.texts.texts.tokenize(plan.model, questions, reading)

@@ -262,9 +262,10 @@ def limit_tokens(model: ReadyModel, truncation: Truncation | None, field: str = 
 
 def limit_window(model: ReadyModel, windows: Windows, default: int, field: str, *, pair: bool = False) -> int:
     """How many tokens a window has; default is for a request that does not say. Raises HubwireError where that is more than the model
-    reads, or where the stride leaves a window nothing new."""
+    reads, or the stride more than half of it."""
     limit = _limit(model, windows.max_tokens, f"{field}.max_tokens", pair, min(default, model.description.max_tokens))
-    most = limit - model.tokenizer.count_special_tokens(pair) - 1
+    # With more than half of it repeated, a short request would cost as much as thousands.
+    most = min(limit // 2, limit - model.tokenizer.count_special_tokens(pair) - 1)
     if windows.stride > most:
         raise HubwireError(
             Reason.VALUE_OUT_OF_RANGE,

@@ -270,8 +270,8 @@ class Windows(_message.Message):
     STRIDE_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     stride: _builtins.int
-    """stride is the number of tokens that neighbouring windows share. Optional: 0 means a quarter of max_tokens. One that leaves a window
-    nothing new returns an `INVALID_ARGUMENT` error with the reason VALUE_OUT_OF_RANGE.
+    """stride is the number of tokens that neighbouring windows share. Optional: 0 means a quarter of max_tokens. More than half
+    of max_tokens returns an `INVALID_ARGUMENT` error with the reason VALUE_OUT_OF_RANGE.
     """
     max_tokens: _builtins.int
     """max_tokens is the size of a window, special tokens included. Optional: 0 means the default of the method. A value above what the model reads, or one
