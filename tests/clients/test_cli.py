@@ -332,6 +332,7 @@ def test_unloading_says_so(capsys, fake):
         ("mine=/a=b@c", "/a=b@c", "mine", ""),
         ("mine=package:name/folder@c", "package:name/folder@c", "mine", ""),
         ("~/models/a@b", "~/models/a@b", "", ""),
+        ("mine=demo:a@b", "demo:a@b", "mine", ""),
     ],
 )
 def test_a_source_is_written_as_for_the_server(fake, arguments, source, name, revision):

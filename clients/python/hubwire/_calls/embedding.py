@@ -121,16 +121,17 @@ def embed_tokens(
     return Question(request, partial(_token_embeddings, encoding=encoding, count=len(checked)))
 
 
-def stream_items(items: Iterable[Item]) -> embedding_pb2.StreamEmbedItems:
-    """Texts with their numbers, as both streams of embeddings carry them."""
-    message = embedding_pb2.StreamEmbedItems()
+def add_items(message: embedding_pb2.StreamEmbedItems, items: Iterable[Item]) -> None:
+    """Put texts with their numbers into a message, as both streams of embeddings carry them."""
+    add = message.items.add
     for item in items:
-        message.items.add(id=str(item.number), text=item.text)
-    return message
+        add(id=str(item.number), text=item.text)
 
 
 def _items_message(items: Iterable[Item]) -> embedding_pb2.StreamEmbedRequest:
-    return embedding_pb2.StreamEmbedRequest(items=stream_items(items))
+    message = embedding_pb2.StreamEmbedRequest()
+    add_items(message.items, items)
+    return message
 
 
 def _vectors(response: embedding_pb2.EmbedResponse, *, encoding: EncodingName, count: int) -> npt.NDArray[Any]:

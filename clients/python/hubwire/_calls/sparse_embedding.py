@@ -11,7 +11,7 @@ import numpy as np
 from hubwire import errors
 from hubwire._arguments import check_flag, check_text, check_texts
 from hubwire._calls.common import limit, truncation
-from hubwire._calls.embedding import stream_items
+from hubwire._calls.embedding import add_items
 from hubwire._calls.question import Question, StreamQuestion, check_number
 from hubwire._names import TruncationSideName
 from hubwire._stream import Item, StreamWindow
@@ -58,7 +58,9 @@ def stream_embed_sparse(
 
 
 def _items_message(items: Iterable[Item]) -> embedding_pb2.StreamEmbedSparseRequest:
-    return embedding_pb2.StreamEmbedSparseRequest(items=stream_items(items))
+    message = embedding_pb2.StreamEmbedSparseRequest()
+    add_items(message.items, items)
+    return message
 
 
 def _vectors(response: embedding_pb2.EmbedSparseResponse, *, count: int) -> list[SparseVector]:

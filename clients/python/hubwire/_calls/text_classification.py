@@ -113,8 +113,9 @@ def classify_zero_shot(
 
 def _items_message(items: Iterable[Item]) -> text_classification_pb2.StreamClassifyTextRequest:
     message = text_classification_pb2.StreamClassifyTextRequest()
+    add = message.items.items.add
     for item in items:
-        message.items.items.add(id=str(item.number), text=item.text, text_pair=item.text_pair)
+        add(id=str(item.number), text=item.text, text_pair=item.text_pair)
     return message
 
 

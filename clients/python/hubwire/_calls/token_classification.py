@@ -109,8 +109,9 @@ def _set_long_text(
 
 def _items_message(items: Iterable[Item]) -> token_classification_pb2.StreamClassifyTokensRequest:
     message = token_classification_pb2.StreamClassifyTokensRequest()
+    add = message.items.items.add
     for item in items:
-        message.items.items.add(id=str(item.number), text=item.text)
+        add(id=str(item.number), text=item.text)
     return message
 
 

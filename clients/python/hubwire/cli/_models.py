@@ -153,7 +153,7 @@ def _parse_source(text: str) -> Source:
     if not found or "/" in name:
         name, found, source = "", "", text
     revision = ""
-    if not source.startswith(("/", ".", "~", "package:")):
+    if not source.startswith(("/", ".", "~", "package:", "demo:")):
         source, _, revision = source.partition("@")
     if not source or (found and not name):
         raise argparse.ArgumentTypeError(f"{text!r} is not [NAME=]SOURCE[@REVISION]")
