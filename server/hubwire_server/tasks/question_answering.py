@@ -149,7 +149,8 @@ class QuestionAnsweringTask:
         that go on token by token would make a short request cost as much as thousands."""
         windows, limit = plan.reading.windows, plan.reading.limit_tokens
         assert windows is not None
-        most = limit - plan.model.tokenizer.count_special_tokens(pair=True) - (windows.stride or limit // 4) - max(1, limit // 8)
+        taken = plan.model.tokenizer.count_special_tokens(pair=True) + (windows.stride or limit // 4) + max(1, limit // 8)
+        most = max(0, limit - taken)
         # The special tokens that a question gets on its own are counted too, and taken off again.
         reading = Reading(limit_tokens=most + plan.model.tokenizer.count_special_tokens())
         tokenized = await self.texts.texts.tokenize(plan.model, questions, reading)
