@@ -145,8 +145,10 @@ class QuestionAnsweringTask:
         return list(contexts) * len(questions)
 
     async def _check_room(self, plan: AnswerPlan, questions: Sequence[str]) -> None:
-        """Raises HubwireError for the first question that leaves less than an eighth of a window for what the window before it has not: windows
-        that go on token by token would make a short request cost as much as thousands."""
+        """Raises HubwireError for the first question that leaves less than an eighth of a window for what the window before it has not.
+
+        Windows that go on token by token would make a short request cost as much as thousands.
+        """
         windows, limit = plan.reading.windows, plan.reading.limit_tokens
         assert windows is not None
         taken = plan.model.tokenizer.count_special_tokens(pair=True) + (windows.stride or limit // 4) + max(1, limit // 8)

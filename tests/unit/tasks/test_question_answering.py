@@ -141,7 +141,7 @@ async def test_a_question_leaves_room_for_its_context_or_is_refused(task):
     assert caught.value.metadata == {"token_count": str(len(longest.split()) + 1), "limit_tokens": str(len(longest.split()))}
     assert len(await answer(task, [f"{longest} w1"], [CONTEXT], windows=Windows(stride=1))) == 1
     with pytest.raises(HubwireError) as caught:
-        await answer(task, ["w2"], [CONTEXT], windows=Windows(stride=2, max_tokens=5))
+        await answer(task, ["w2"], [CONTEXT], windows=Windows(stride=1, max_tokens=5))
     assert (caught.value.reason, caught.value.metadata["limit_tokens"]) == (Reason.TEXT_TOO_LONG, "0")
 
 
