@@ -17,7 +17,7 @@ NAME = "hubwire.v1.QuestionAnsweringService"
 NO_OPTIONS = AnswerQuestionsOptions()
 """The options of a request that gives none."""
 INLINE_ENCODE_ANSWERS = 500
-"""Up to so many answers are written on the event loop, which takes about 1 ms; above, in a thread."""
+"""Up to so many answers are written on the event loop, which takes less than 1 ms; above, in a thread."""
 
 
 class QuestionAnsweringService:

@@ -32,7 +32,7 @@ DEFAULT_WINDOW_TOKENS = 384
 DEFAULT_MAX_ANSWER_TOKENS = 15
 MAX_TOP_K = 100
 MAX_ANSWER_TOKENS = 512
-INLINE_DECODE_TOKENS = 20_000
+INLINE_DECODE_TOKENS = 5_000
 """Up to so many tokens are decoded on the event loop, which takes about 1 ms; above, in a thread."""
 
 

@@ -23,7 +23,7 @@ from hubwire_server.tasks.texts import Caller, Reading, Texts, Tokenized, Trunca
 if TYPE_CHECKING:
     from hubwire_server._native import AggregationStrategy, OffsetUnit
 
-INLINE_DECODE_TOKENS = 20_000
+INLINE_DECODE_TOKENS = 5_000
 """Up to so many tokens are decoded on the event loop, which takes about 1 ms; above, in a thread."""
 MAX_RESPONSE_BYTES = 2_097_152
 """About what one message of a stream should hold: gRPC clients take 4 MiB unless they are told otherwise."""
