@@ -39,6 +39,9 @@ class ExportedTokenizer:
     word_pieces: bool
     """Whether the vocabulary marks the tokens that continue a word. transformers decides by this how it tells words apart
     (pipelines/token_classification.py, gather_pre_entities)."""
+    segments: bool
+    """Whether transformers hands the segment of each token to the model. Where it does not, all are of the first one, whatever the
+    tokenizer says of pairs."""
     clean_up_spaces: bool
     """Whether transformers takes the spaces before punctuation out of a decoded text (tokenization_utils_tokenizers.py, _decode)."""
 
@@ -83,6 +86,7 @@ def export_tokenizer(path: Path, *, allow_remote_code: bool = False, lowercase: 
         mask_token=str(tokenizer.mask_token or ""),
         padding_side=str(tokenizer.padding_side),
         word_pieces=bool(getattr(tokenizer.backend_tokenizer.model, "continuing_subword_prefix", None)),
+        segments="token_type_ids" in tokenizer.model_input_names,
         # transformers leaves the texts of byte-pair vocabularies alone, whatever their settings say.
         clean_up_spaces=bool(tokenizer.clean_up_tokenization_spaces) and type(tokenizer.backend_tokenizer.model).__name__ != "BPE",
     )

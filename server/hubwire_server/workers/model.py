@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from hubwire_server.backends.base import Head, LoadOptions, RaggedBatch
 from hubwire_server.backends.loading import LoadedModel, load_model
 from hubwire_server.errors import HubwireError, Reason
@@ -43,11 +45,14 @@ class Model:
         self._backend = loaded.backend
         self._engine = Engine(backend=loaded.backend, row_size=loaded.backend.description.row_size, threads=threads, spent=self.spent)
         self._operations = _operations(loaded)
+        self._segments = loaded.tokenizer.segments
         self.tokenizer_json = loaded.tokenizer.json
         self.description = _describe(loaded, task)
 
     def compute(self, operation: str, option: str, batch: RaggedBatch, extra: Ragged | None) -> Computed:
         """See WorkerModel."""
+        if not self._segments:
+            batch = RaggedBatch(batch.ids, np.zeros_like(batch.type_ids), batch.offsets)
         return self._operations[operation](self._engine, option, batch, extra)
 
     def close(self) -> None:
