@@ -63,7 +63,7 @@ def save(folder: Path, model: str, config: dict[str, Any], **processors: dict[st
     import transformers
 
     torch.manual_seed(7)
-    family = model.partition("For")[0]
+    family = model.partition("For")[0].removesuffix("Model").removesuffix("LMHead")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         settings = getattr(transformers, f"{family}Config")(**config)

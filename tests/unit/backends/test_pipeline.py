@@ -269,6 +269,10 @@ class TestLoading:
             self.load(tmp_path, "image-classification", **options)
         assert caught.value.reason is Reason.MODEL_NOT_SUPPORTED
 
+    def test_a_package_that_the_server_lacks_is_named_at_load(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr("hubwire_server.backends.pipeline.loading.PACKAGES", {"image-classification": "a_package_of_nobody"})
+        assert "a_package_of_nobody" in refused(Reason.MODEL_NOT_SUPPORTED, self.load, tmp_path, "image-classification")
+
     def test_a_folder_that_names_no_pipeline_asks_for_one(self, tmp_path: Path):
         assert "pipeline_task" in refused(Reason.PIPELINE_NOT_SUPPORTED, self.load, tmp_path, "")
 

@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ COMPONENTS: Mapping[str, str] = {
 WITHOUT_POOLER = frozenset({"feature-extraction", "image-feature-extraction"})
 """Pipelines that never read the pooler, which many checkpoints lack."""
 
+PACKAGES: Mapping[str, str] = {"table-question-answering": "pandas"}
+"""Packages that a pipeline only asks for once it is called."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedPipeline:
@@ -62,6 +66,8 @@ def load_pipeline(path: Path, task: str, options: LoadOptions) -> LoadedPipeline
     task = canonical(task, "pipeline_task")
     if options.backend == "onnx" or options.dtype == "int8":
         raise HubwireError(Reason.MODEL_NOT_SUPPORTED, "pipelines run in torch, and not in onnx or int8")
+    if (package := PACKAGES.get(task)) is not None and find_spec(package) is None:
+        raise HubwireError(Reason.MODEL_NOT_SUPPORTED, f"{task} needs the package {package}, which the server does not have")
     device = resolve_device(options.device)
     torch.set_num_threads(options.threads)
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers is typed in part
