@@ -72,12 +72,12 @@ class PipelineInput(_message.Message):
     """text is a text."""
     @_builtins.property
     def blob(self) -> Global___Blob:
-        """blob is a file: an image, a sound."""
+        """blob is a file: an image (PNG, JPEG, WEBP, GIF, BMP, TIFF; at most 50 million pixels) or a sound (WAV; mixed to one channel and resampled as the model needs)."""
 
     @_builtins.property
     def fields(self) -> _struct_pb2.Struct:
         """fields is an input of several parts, as the pipeline's own dictionary: for example {"table": {...}, "query": "..."}. A text "blob:0" in it stands for
-        the first of blobs.
+        the first of blobs. A dictionary with the one key "inputs" stands for what that holds, which may be a list: the messages of a chat, two images.
         """
 
     @_builtins.property
