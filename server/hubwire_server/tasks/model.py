@@ -321,11 +321,13 @@ async def _in_daemon_thread(call: Callable[[], T]) -> T:
 
 def _summary(model: ModelDescription) -> str:
     """A model in one line, for the log."""
-    padding = "no padding" if model.packed else f"padded ({model.packed_note})"
     if model.embedding is not None:
         size = f"{model.embedding.dimensions} dimensions"
     elif model.classification is not None:
         size = f"{len(model.classification.labels)} labels"
+    elif model.masked_language_model is not None:
+        size = f"a vocabulary of {model.masked_language_model.vocabulary_size}"
     else:
-        size = model.pipeline.pipeline_task if model.pipeline is not None else "a masked language model"
-    return f"{model.task}, {model.architecture}, {model.device}, {model.dtype}, {padding}, {size}, up to {model.max_tokens} tokens a text"
+        size = model.pipeline.pipeline_task if model.pipeline is not None else f"up to {model.max_tokens} tokens a text"
+    padding = f", padded: {model.packed_note}" if model.packed_note and not model.packed else ""
+    return f"{model.task}, {model.architecture}, {size}; {model.backend} in {model.dtype} on {model.device}{padding}"
