@@ -1,4 +1,4 @@
-"""What every task on texts does with a request: tokens, admission, batches that it shares with other requests, and the answer as a whole."""
+"""What every task on texts does with a request: tokens, admission, batches that it shares with other requests, the answer as a whole."""
 
 from __future__ import annotations
 
