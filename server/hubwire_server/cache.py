@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hubwire_server.backends.onnx.cache import EXPORTS, CacheEntry, ExportCache
 from hubwire_server.backends.records import Records
+from hubwire_server.models import demo
 from hubwire_server.settings import parse
 
 
@@ -20,7 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="hubwire cache",
         allow_abbrev=False,
-        description="List what servers keep between starts, or remove it: exported models, and which backend was chosen for each.",
+        description="List what servers keep between starts, or remove it: exported models, which backend was chosen for each, and the "
+        "demo models.",
     )
     parser.add_argument("action", nargs="?", choices=["list", "clear"], default="list", help="(default: %(default)s)")
     parser.add_argument(
@@ -60,7 +62,7 @@ def _row(entry: CacheEntry) -> tuple[str, ...]:
 
 
 def _clear(folder: Path, as_json: bool) -> int:
-    freed = ExportCache(folder / EXPORTS).clear() + Records(folder).clear()
+    freed = ExportCache(folder / EXPORTS).clear() + Records(folder).clear() + demo.clear(folder)
     print(json.dumps({"freed_bytes": freed}) if as_json else f"removed {freed / 1e6:.1f} MB from {folder}")
     return 0
 

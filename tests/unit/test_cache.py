@@ -10,6 +10,7 @@ from hubwire_server.backends.base import Candidate, LoadOptions
 from hubwire_server.backends.onnx.cache import EXPORTS, ExportCache, ExportKey
 from hubwire_server.backends.records import Record, Records
 from hubwire_server.cache import main
+from hubwire_server.models import demo
 
 KEY = ExportKey(fingerprint="0123456789abcdef", dtype="float32", allow_pickle=False, allow_remote_code=False)
 
@@ -68,3 +69,11 @@ def test_an_unknown_action_is_exit_code_2(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["wipe"])
     assert stop.value.code == 2
+
+
+def test_clear_removes_demo_models(tmp_path, capsys):
+    built = demo.build("sentiment", tmp_path)
+    size = sum(file.stat().st_size for file in built.iterdir())
+    assert main(["clear", "--json", "--cache-dir", str(tmp_path)]) == 0
+    assert json.loads(capsys.readouterr().out)["freed_bytes"] >= size > 0
+    assert not built.exists()
