@@ -36,7 +36,8 @@ class FillMaskOptions(_message.Message):
     @_builtins.property
     def targets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """targets restricts the answer to these words, each of which must be one token of the model (the reason TARGET_NOT_FOUND otherwise; VALUE_REPEATED where one
-        is named twice). Scores are what they would be without it. Empty means the whole vocabulary.
+        is named twice). A word is an entry of the vocabulary as it stands, or else one that the tokenizer reads as one token, at the beginning of a text or after
+        a space. Scores are what they would be without it. At most as many as texts in a message. Empty means the whole vocabulary.
         """
 
     @_builtins.property
@@ -73,7 +74,8 @@ class FillMaskRequest(_message.Message):
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """texts is texts that hold the model's mask token, such as "[MASK]" or "<mask>" (GetModel names it), at least once. Required: at least one. A text
-        without it, also where truncation removed it, returns an `INVALID_ARGUMENT` error with the reason MASK_NOT_FOUND.
+        without it, also where truncation removed it, returns an `INVALID_ARGUMENT` error with the reason MASK_NOT_FOUND. An answer whose sequences would
+        have more than 4,194,304 tokens (masks x top_k x the tokens of their texts) returns one with the reason TOO_MANY_TEXTS.
         """
 
     @_builtins.property
@@ -112,7 +114,9 @@ class MaskToken(_message.Message):
     score: _builtins.float
     """score is its probability."""
     sequence: _builtins.str
-    """sequence is the text with the token in place of this mask, as the tokenizer writes it, without special tokens."""
+    """sequence is the text with the token in place of this mask, as the tokenizer writes it. It is without special tokens where the text has one mask. Where it
+    has several, special tokens that the text itself spells out stay, the other masks among them, and only those are left out that the tokenizer added.
+    """
     def __init__(
         self,
         *,

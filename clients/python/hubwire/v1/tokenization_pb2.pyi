@@ -34,7 +34,7 @@ class TokenizeOptions(_message.Message):
     offset_unit: _common_pb2.OffsetUnit.ValueType
     """offset_unit is the unit of the spans. Default OFFSET_UNIT_CODE_POINT."""
     ids_only: _builtins.bool
-    """ids_only leaves out everything but the token ids. Default false."""
+    """ids_only leaves out everything of a token but its id. Default false."""
     @_builtins.property
     def truncation(self) -> _common_pb2.Truncation:
         """truncation allows texts to be cut; of a pair the longer text is cut first. Default: nothing is cut, whatever the model reads."""
@@ -234,8 +234,8 @@ class DetokenizeRequest(_message.Message):
     """keep_special_tokens writes special tokens into the text. Default false."""
     @_builtins.property
     def texts(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenIds]:
-        """texts is the tokens of each text. Required: at least one. An id that the vocabulary does not have returns an `INVALID_ARGUMENT` error with the reason
-        VALUE_OUT_OF_RANGE.
+        """texts is the tokens of each text. Required: at least one; an entry may have no tokens. An id that the vocabulary does not have returns an
+        `INVALID_ARGUMENT` error with the reason VALUE_OUT_OF_RANGE.
         """
 
     def __init__(
