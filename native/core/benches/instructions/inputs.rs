@@ -4,6 +4,8 @@ use crate::common::Random;
 
 /// The hidden size of the models that are served most.
 pub const WIDTH: usize = 384;
+/// The size of the vocabulary of BERT.
+pub const VOCABULARY: usize = 30_522;
 
 /// Keeps a value until the process ends.
 pub fn keep<T>(value: T) -> &'static T {

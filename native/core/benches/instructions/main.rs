@@ -6,6 +6,7 @@
 
 #[path = "../../tests/common/mod.rs"]
 mod common;
+mod heads;
 mod inputs;
 mod pool;
 mod quantize;
@@ -14,6 +15,7 @@ mod tokenizers;
 mod wire;
 
 use gungraun::{Callgrind, LibraryBenchmarkConfig, main};
+use heads::decoding;
 use pool::pooling;
 use quantize::quantization;
 use tokenize::tokenization;
@@ -22,5 +24,5 @@ use wire::encoding;
 main!(
     // Misses of a cache that is made up are of no use here, and take time.
     config = LibraryBenchmarkConfig::default().tool(Callgrind::with_args(["--cache-sim=no"])),
-    library_benchmark_groups = [tokenization, pooling, quantization, encoding]
+    library_benchmark_groups = [tokenization, pooling, quantization, encoding, decoding]
 );

@@ -1,4 +1,4 @@
-//! Texts of mixed lengths to ragged batches.
+//! Texts of mixed lengths to ragged batches, and back.
 
 use gungraun::{library_benchmark, library_benchmark_group};
 use hubwire_core::Result;
@@ -87,6 +87,11 @@ fn spans() -> Call {
     Call::new(tokenizers::word_piece(), Options { spans: Some(OffsetUnit::Utf16Unit), ..OPTIONS })
 }
 
+/// Texts that go on in further rows instead of losing tokens.
+fn windows() -> Call {
+    Call::new(tokenizers::word_piece(), Options { max_tokens: Some(24), stride: Some(8), spans: Some(OffsetUnit::CodePoint), ..OPTIONS })
+}
+
 fn byte_pair() -> Call {
     Call::new(tokenizers::byte_pair(), OPTIONS)
 }
@@ -95,9 +100,43 @@ fn byte_pair() -> Call {
 #[bench::word_piece(setup = word_piece)]
 #[bench::word_piece_pairs(setup = pairs)]
 #[bench::word_piece_spans(setup = spans)]
+#[bench::word_piece_windows(setup = windows)]
 #[bench::byte_pair(setup = byte_pair)]
 fn encode(call: Call) -> Result<RaggedBatch> {
     call.run()
+}
+
+/// A tokenizer and texts as their words.
+fn split() -> (&'static Tokenizer, &'static [Vec<String>]) {
+    let words = texts(3).iter().map(|text| text.split(' ').map(str::to_owned).collect()).collect::<Vec<_>>();
+    (inputs::keep(tokenizers::word_piece()), inputs::keep(words))
+}
+
+#[library_benchmark]
+#[bench::word_piece(setup = split)]
+fn encode_words((tokenizer, texts): (&'static Tokenizer, &'static [Vec<String>])) -> Result<RaggedBatch> {
+    tokenizer.encode_words(texts, &Options { spans: Some(OffsetUnit::CodePoint), ..OPTIONS })
+}
+
+/// A tokenizer and the ids that it made of texts.
+fn encoded(tokenizer: Tokenizer) -> (&'static Tokenizer, &'static RaggedBatch) {
+    let batch = tokenizer.encode(texts(3), None, &OPTIONS).unwrap();
+    (inputs::keep(tokenizer), inputs::keep(batch))
+}
+
+fn word_piece_ids() -> (&'static Tokenizer, &'static RaggedBatch) {
+    encoded(tokenizers::word_piece())
+}
+
+fn byte_pair_ids() -> (&'static Tokenizer, &'static RaggedBatch) {
+    encoded(tokenizers::byte_pair())
+}
+
+#[library_benchmark]
+#[bench::word_piece(setup = word_piece_ids)]
+#[bench::byte_pair(setup = byte_pair_ids)]
+fn decode((tokenizer, batch): (&'static Tokenizer, &'static RaggedBatch)) -> Result<Vec<String>> {
+    tokenizer.decode(&batch.ids, &batch.offsets, true)
 }
 
 fn offsets() -> &'static [i64] {
@@ -111,4 +150,4 @@ fn ragged(offsets: &'static [i64]) -> usize {
     (0..checked.rows()).map(|row| checked.row(row).len()).max().unwrap_or_default()
 }
 
-library_benchmark_group!(name = tokenization, benchmarks = [encode, ragged]);
+library_benchmark_group!(name = tokenization, benchmarks = [encode, encode_words, decode, ragged]);

@@ -34,17 +34,18 @@ pub fn word_piece() -> Tokenizer {
     let special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"].map(str::to_owned);
     let vocabulary: Vec<String> =
         special.into_iter().chain(letters).chain([&KNOWN[..], &MORE_PIECES[..]].concat().into_iter().map(str::to_owned)).collect();
-    tokenizer(
-        [(1, "[CLS]"), (2, "[SEP]")],
-        r#"{"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null, "lowercase": true}"#,
-        r#"{"type": "BertPreTokenizer"}"#,
-        r#"{"type": "BertProcessing", "sep": ["[SEP]", 2], "cls": ["[CLS]", 1]}"#,
-        &format!(
+    tokenizer(&Parts {
+        special: [(1, "[CLS]"), (2, "[SEP]")],
+        normalizer: r#"{"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null, "lowercase": true}"#,
+        pre_tokenizer: r#"{"type": "BertPreTokenizer"}"#,
+        post_processor: r#"{"type": "BertProcessing", "sep": ["[SEP]", 2], "cls": ["[CLS]", 1]}"#,
+        decoder: r###"{"type": "WordPiece", "prefix": "##", "cleanup": true}"###,
+        model: &format!(
             r###"{{"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100,
                 "vocab": {{{}}}}}"###,
             numbered(&vocabulary)
         ),
-    )
+    })
 }
 
 /// A tokenizer as `RoBERTa` has it.
@@ -66,22 +67,34 @@ pub fn byte_pair() -> Tokenizer {
             left = piece;
         }
     }
-    tokenizer(
-        [(0, "<s>"), (2, "</s>")],
-        "null",
-        r#"{"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}"#,
-        r#"{"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0], "trim_offsets": true, "add_prefix_space": false}"#,
-        &format!(
+    let byte_level = r#"{"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}"#;
+    tokenizer(&Parts {
+        special: [(0, "<s>"), (2, "</s>")],
+        normalizer: "null",
+        pre_tokenizer: byte_level,
+        post_processor: r#"{"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0], "trim_offsets": true, "add_prefix_space": false}"#,
+        decoder: byte_level,
+        model: &format!(
             r#"{{"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null, "end_of_word_suffix": null,
                 "fuse_unk": false, "byte_fallback": false, "vocab": {{{}}}, "merges": [{}]}}"#,
             numbered(&vocabulary),
             merges.join(", ")
         ),
-    )
+    })
 }
 
-/// A tokenizer of the given parts, each in JSON.
-fn tokenizer(special: [(usize, &str); 2], normalizer: &str, pre_tokenizer: &str, post_processor: &str, model: &str) -> Tokenizer {
+/// What a tokenizer is made of: the special tokens, and the parts in JSON.
+struct Parts<'a> {
+    special: [(usize, &'a str); 2],
+    normalizer: &'a str,
+    pre_tokenizer: &'a str,
+    post_processor: &'a str,
+    decoder: &'a str,
+    model: &'a str,
+}
+
+fn tokenizer(parts: &Parts) -> Tokenizer {
+    let Parts { special, normalizer, pre_tokenizer, post_processor, decoder, model } = parts;
     let added = special.map(|(id, token)| {
         format!(
             r#"{{"id": {id}, "content": "{token}", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true}}"#
@@ -89,7 +102,7 @@ fn tokenizer(special: [(usize, &str); 2], normalizer: &str, pre_tokenizer: &str,
     });
     let json = format!(
         r#"{{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [{}], "normalizer": {normalizer},
-            "pre_tokenizer": {pre_tokenizer}, "post_processor": {post_processor}, "decoder": null, "model": {model}}}"#,
+            "pre_tokenizer": {pre_tokenizer}, "post_processor": {post_processor}, "decoder": {decoder}, "model": {model}}}"#,
         added.join(", ")
     );
     Tokenizer::from_json(json.as_bytes()).unwrap()
