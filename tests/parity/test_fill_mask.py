@@ -17,8 +17,8 @@ from hubwire_server.tasks.fill_mask import FillMaskOptions, FillMaskRequest, Fil
 from hubwire_server.tasks.text_task import TextTask
 from hubwire_server.tasks.texts import Caller, Truncation
 from tests.conftest import Server
-from tests.parity.masked_heads import make_masked, mask_texts
-from tests.parity.sequence_heads import FAMILIES, Head, gather_groups, head_server, in_process, over_grpc
+from tests.parity.masked_heads import MODELS, make_masked, mask_texts
+from tests.parity.sequence_heads import Head, gather_groups, head_server, in_process, over_grpc
 
 TEXTS = 200
 TOP_K = 5
@@ -42,9 +42,9 @@ Ask = Callable[[list[int]], Awaitable[Sequence[Found]]]
 
 @pytest.fixture(scope="module")
 def masked_heads(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Head]:
-    """A model of each family."""
+    """A model of each family, and the real one."""
     folder = tmp_path_factory.mktemp("masked")
-    return {family: make_masked(family, folder) for family in FAMILIES}
+    return {family: make_masked(family, folder) for family in MODELS}
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def assert_equal(found: dict[int, Found], expected: list[Found]) -> float:
 
 
 @pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MODELS)
 def test_200_texts_alone_and_among_strangers(server, masked_heads, texts, expected, family, door, measured):
     open_door, make_ask = DOORS[door]
 
@@ -158,7 +158,7 @@ def test_200_texts_alone_and_among_strangers(server, masked_heads, texts, expect
     measured("largest difference of a score", f"{largest:.1e}")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MODELS)
 def test_targets_are_those_of_the_pipeline(server, masked_heads, texts, family):
     head = masked_heads[family]
     vocabulary = sorted(head.tokenizer.get_vocab())
@@ -179,7 +179,7 @@ def test_a_word_that_the_vocabulary_has_only_after_a_space_is_a_target(server, m
     assert [(one.token_id, one.token) for one in mask] == [(vocabulary[f"Ġ{word}"], word)]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MODELS)
 def test_the_spans_are_those_of_the_mask_tokens(server, masked_heads, texts, family):
     head = masked_heads[family]
     mask_token = head.tokenizer.mask_token
@@ -195,4 +195,4 @@ def test_the_texts_have_one_mask_or_several_and_the_families_differ(expected):
     for found in expected.values():
         several = sum(len(masks) > 1 for masks in found)
         assert 40 < several < 160
-        assert len({tuple(one.token_id for one in mask) for masks in found for mask in masks}) > 50
+        assert len({tuple(one.token_id for one in mask) for masks in found for mask in masks}) > 30

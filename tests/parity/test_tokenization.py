@@ -19,8 +19,8 @@ from hubwire_server.tasks.tokenization import (
     TokenizeRequest,
 )
 from tests.conftest import Server
-from tests.parity.masked_heads import make_masked
-from tests.parity.sequence_heads import FAMILIES, Head, head_server, in_process
+from tests.parity.masked_heads import MODELS, make_masked
+from tests.parity.sequence_heads import Head, head_server, in_process
 from tests.parity.texts import make_texts
 
 TEXTS = [*make_texts(200, seed=41), "", " ", "it's  a test , isn't it ? « no » !", "👩‍👩‍👧‍👦 e\u0301 שלום 𝒳", "[MASK] <mask> </s> [SEP]"]
@@ -39,9 +39,9 @@ Row = tuple[list[int], list[str], list[tuple[int, int]], list[bool], list[int], 
 
 @pytest.fixture(scope="module")
 def masked_heads(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Head]:
-    """A model of each family."""
+    """A model of each family, and the real one."""
     folder = tmp_path_factory.mktemp("masked")
-    return {family: make_masked(family, folder) for family in FAMILIES}
+    return {family: make_masked(family, folder) for family in MODELS}
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def ask_task(server: Server, head: Head, *, pairs: bool = False, special: bool =
 
 @pytest.mark.parametrize("ask", [ask_task, ask_grpc], ids=["in process", "over gRPC"])
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MODELS)
 def test_tokens_are_those_of_transformers(server, masked_heads, tokenizers, family, case, ask):
     expected = reference(tokenizers[family], **CASES[case])
     found = ask(server, masked_heads[family], **CASES[case])
@@ -139,7 +139,7 @@ def test_tokens_are_those_of_transformers(server, masked_heads, tokenizers, fami
         assert ours == theirs
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MODELS)
 def test_counts_are_those_of_the_tokens(server, masked_heads, tokenizers, family):
     expected = [len(row[0]) for row in reference(tokenizers[family], pairs=True)]
     request = CountTokensRequest(texts=TEXTS, pairs=PAIRS, model=masked_heads[family].name)
@@ -150,7 +150,7 @@ def test_counts_are_those_of_the_tokens(server, masked_heads, tokenizers, family
 
 
 @pytest.mark.parametrize("keep", [True, False], ids=["with special tokens", "without special tokens"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MODELS)
 def test_texts_are_those_that_transformers_decodes(server, masked_heads, tokenizers, family, keep):
     tokenizer = tokenizers[family]
     ids = [row[0] for row in reference(tokenizer)]
