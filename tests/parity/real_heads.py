@@ -1,7 +1,7 @@
 """Real models that come inside Python packages, as folders of transformers; texts for them; and a server that holds them all.
 
 Two of them read chemical reactions: rxnfp names the class of one (a BERT, 50 classes), rxnmapper fills in its atoms (an ALBERT). Their
-packages hold pickled tensors and a vocabulary, from long before tokenizer.json. The others are those of `hubwire serve --demo`.
+packages hold pickled tensors and a vocabulary, from long before tokenizer.json. The third, of `hubwire serve --demo`, finds personal data.
 """
 
 from __future__ import annotations
@@ -33,22 +33,14 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_TOKENS = 512
 CLASSES = 50
 
-REACTIONS, ATOMS, ENTITIES, SPARSE, WORDS = "reactions", "atoms", "entities", "sparse", "words"
-TASKS: Mapping[str, str] = {
-    REACTIONS: "text_classification",
-    ATOMS: "fill_mask",
-    ENTITIES: "token_classification",
-    SPARSE: "sparse_embedding",
-    WORDS: "fill_mask",
-}
-"""What each model is served for. SPARSE and WORDS are one checkpoint."""
+REACTIONS, ATOMS, ENTITIES = "reactions", "atoms", "entities"
+TASKS: Mapping[str, str] = {REACTIONS: "text_classification", ATOMS: "fill_mask", ENTITIES: "token_classification"}
+"""What each model is served for."""
 
-_CLASSES: Mapping[str, Any] = {
+_AUTO_CLASSES: Mapping[str, Any] = {
     REACTIONS: transformers.AutoModelForSequenceClassification,
     ATOMS: transformers.AutoModelForMaskedLM,
     ENTITIES: transformers.AutoModelForTokenClassification,
-    SPARSE: transformers.AutoModelForMaskedLM,
-    WORDS: transformers.AutoModelForMaskedLM,
 }
 
 
@@ -58,15 +50,13 @@ def real_heads(folder: Path) -> dict[str, Head]:
         REACTIONS: reaction_folder("rxnfp", "rxnfp/models/transformers/bert_ft_10k_25s", folder / REACTIONS),
         ATOMS: reaction_folder("rxnmapper", "rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k", folder / ATOMS),
         ENTITIES: demo.build("entities", folder),
-        SPARSE: demo.build("splade-tiny", folder),
-        WORDS: demo.build("splade-tiny", folder),
     }
     return {name: read_head(name, path) for name, path in paths.items()}
 
 
 def read_head(name: str, path: Path) -> Head:
     """A model as transformers reads it, with every weight from its checkpoint."""
-    model, info = _CLASSES[name].from_pretrained(path, output_loading_info=True, dtype=torch.float32)
+    model, info = _AUTO_CLASSES[name].from_pretrained(path, output_loading_info=True, dtype=torch.float32)
     assert not info["missing_keys"]
     assert not info["mismatched_keys"]
     tokenizer = transformers.AutoTokenizer.from_pretrained(path)
@@ -200,15 +190,3 @@ def personal_texts(count: int, seed: int = 63) -> list[str]:
         )
 
     return [" ".join(sentence() for _ in range(rng.choice([1, 1, 1, 2, 3, 12]))) for _ in range(count)]
-
-
-def masked_words(count: int, seed: int = 64) -> list[str]:
-    """Texts of that kind with one to three words masked."""
-    rng = random.Random(seed)
-    masked = []
-    for text in personal_texts(count, seed):
-        words = text.split()
-        for place in rng.sample(range(len(words)), min(len(words), rng.choice([1, 1, 1, 2, 3]))):
-            words[place] = "[MASK]"
-        masked.append(" ".join(words))
-    return masked
