@@ -43,7 +43,7 @@ from tests.parity.sequence_heads import Head, gather_groups, in_process, over_gr
 COUNT = 200
 TOLERANCE = 1e-4
 TIE = 1e-4
-"""Neighbours whose scores differ by less than this part of them are a tie, whose order hangs on rounding: among 50 classes there are some."""
+"""Neighbours whose scores differ by less than this part of them are a tie, and their order rounding: 50 classes have some."""
 AGGREGATIONS = ("none", "simple", "first", "average", "max")
 CALLER = Caller(client="parity")
 
