@@ -141,7 +141,7 @@ class FakeModel:
     def _pool(self, engine: Engine, option: str, batch: RaggedBatch, extra: Ragged | None) -> Computed:
         assert self.description.embedding is not None
         hidden, _ = engine.forward(batch)
-        skip = None if extra is None else extra.values.astype(np.int64)
+        skip = None if extra is None else operations.skips(extra)
         start = time.perf_counter_ns()
         try:
             mode: Any = option or self.description.embedding.pooling[0]

@@ -340,7 +340,7 @@ WRONG = [
     ("classify_tokens", [["a"]], {"truncate": True, "windows": True}, ValueError, "pass truncate or windows, not both"),
     ("classify_tokens", [["a"]], {"stride": 3}, ValueError, "pass windows=True as well"),
     ("classify_tokens", [["a"]], {"max_tokens": 3}, ValueError, "max_tokens needs truncate=True or windows=True"),
-    ("classify_tokens", [["a"]], {"windows": True, "stride": 0}, ValueError, "stride must be between 1"),
+    ("classify_tokens", [["a"]], {"windows": True, "stride": -1}, ValueError, "stride must be between 0"),
     ("answer_questions", ["a", "b"], {}, TypeError, "questions must be a list of texts, not one str"),
     ("answer_questions", [["a"], [3]], {}, TypeError, r"contexts\[0\] must be a str, not int"),
     ("answer_questions", [["a"], "b"], {"top_k": 0}, ValueError, "top_k must be between 1"),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import hubwire
-from hubwire.v1 import common_pb2, embedding_pb2
+from hubwire.v1 import common_pb2, embedding_pb2, embedding_pb2_grpc
 from hubwire_server.settings import Settings
 from hubwire_server.tasks.embedding import EmbedRequest
 from tests.conftest import serve
@@ -317,3 +317,20 @@ def test_calls_that_failed_leave_no_request_behind_for_the_collector(server):
         finally:
             gc.enable()
     assert left <= 1, "the last call may not be over yet"
+
+
+def test_a_prompt_that_stays_out_of_pooling_is_nothing_to_callers_without_one_in_the_same_batch():
+    with serve(description={"include_prompt": False}) as server:
+        stub = embedding_pb2_grpc.EmbeddingServiceStub(server.channel)
+        prompted = embedding_pb2.EmbedRequest(texts=["w5 w6"], options=embedding_pb2.EmbedOptions(prompt="w1 w2 "))
+        plain = embedding_pb2.EmbedRequest(texts=["w7"])
+        alone = [stub.Embed(request, timeout=30).vectors[0].values for request in (prompted, plain)]
+        # The first one keeps the worker busy, so that the others wait and then share a batch.
+        busy = stub.Embed.future(embedding_pb2.EmbedRequest(texts=["slow"]), timeout=30)
+        while server.app.dispatcher.used_tokens == 0:
+            assert not busy.done()
+        together = [stub.Embed.future(request, timeout=30) for request in (prompted, plain)]
+        assert [list(call.result().vectors[0].values) for call in together] == [list(values) for values in alone]
+        # In one batch they have one time of computation.
+        times = {call.result().timings.compute_nanos for call in together}
+        assert len(times) == 1

@@ -168,8 +168,10 @@ class Registry:
         return next((model for model in others if model.description is not None and task in model.description.tasks), None)
 
     def first(self) -> Model | None:
-        """The model that answers requests that any model can and that name none: the first that was added and is still there."""
-        return next((model for model in self._models.values() if model.state is not ModelState.UNLOADING), None)
+        """The model that answers requests that need a tokenizer alone and name no model: the first that was added and is still there, but
+        for those of pipelines, which keep their tokenizer to themselves."""
+        there = (model for model in self._models.values() if model.state is not ModelState.UNLOADING)
+        return next((model for model in there if model.task is not Task.PIPELINE), None)
 
     def serves(self, task: Task) -> bool:
         """Whether a request of a task that names no model would be computed now."""

@@ -79,7 +79,7 @@ def truncation(message: common_pb2.Truncation, field: str) -> Truncation:
 
 def windows(message: common_pb2.Windows) -> Windows:
     """How a request has long texts read in parts."""
-    return Windows(stride=message.stride, max_tokens=message.max_tokens)
+    return Windows(stride=message.stride if message.HasField("stride") else None, max_tokens=message.max_tokens)
 
 
 def answer_rest(answer: Callable[..., Message], *, model: ReadyModel, usage: Usage, timings: Timings, dimensions: int = 0) -> bytes:

@@ -119,7 +119,7 @@ class EmbedPlan:
 
     def extras(self, tokenized: Tokenized) -> Sequence[NDArray[Any]] | None:
         """How many tokens of each text are a prompt that is left out of the pooling."""
-        return list(tokenized.skip[:, None]) if tokenized.skip.any() else None
+        return None if self.model.embedding.include_prompt else list(tokenized.skip[:, None])
 
     def value(self, entry: StreamEntry, tokenized: Tokenized, rows: Sequence[int], outputs: Sequence[Output]) -> NDArray[np.float32]:
         """See StreamPlan. The row is copied: it would otherwise keep the memory of its whole batch."""

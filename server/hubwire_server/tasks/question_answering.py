@@ -109,6 +109,7 @@ class QuestionAnsweringTask:
     async def answer(self, request: AnswerQuestionsRequest, caller: Caller) -> AnswerQuestionsResult:
         """The answers to each question, or HubwireError for the first question that has none."""
         plan = self.plan(request.model, request.options)
+        self.texts.executor.check(len(request.questions))
         contexts = self._contexts(request.questions, request.contexts)
         await self._check_room(plan, request.questions)
         work = TextWork(model=plan.model, key=plan.key, reading=plan.reading, texts=request.questions, pairs=contexts, field="questions")
@@ -151,7 +152,7 @@ class QuestionAnsweringTask:
         """
         windows, limit = plan.reading.windows, plan.reading.limit_tokens
         assert windows is not None
-        taken = plan.model.tokenizer.count_special_tokens(pair=True) + (windows.stride or limit // 4) + max(1, limit // 8)
+        taken = plan.model.tokenizer.count_special_tokens(pair=True) + windows.stride_of(limit) + max(1, limit // 8)
         most = max(0, limit - taken)
         # The special tokens that a question gets on its own are counted too, and taken off again.
         reading = Reading(limit_tokens=most + plan.model.tokenizer.count_special_tokens())

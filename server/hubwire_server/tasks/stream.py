@@ -9,6 +9,7 @@ waits, and the caller is not read from: that is the backpressure.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from hubwire_server.scheduling.item import BatchKey, Item, ItemTiming, Output
 from hubwire_server.tasks.answer import Timings, Usage
 from hubwire_server.tasks.text_task import TextTask, make_items
 from hubwire_server.tasks.texts import Caller, Reading, Tokenized
+
+log = logging.getLogger("hubwire.stream")
 
 WINDOW_TEXTS = 512
 """Enough for several batches of short texts to be on their way, so that the device never waits for the network."""
@@ -186,6 +189,9 @@ class TextStream:
             pending.result.value = self.plan.value(pending.entry, pending.tokenized, pending.rows, outputs)
         except HubwireError as error:
             self._finish(pending.result, error)
+        except Exception:
+            log.exception("the answer to a text of a stream could not be made; this is a bug")
+            self._finish(pending.result, HubwireError(Reason.INTERNAL, "the answer could not be made"))
         else:
             self._finish(pending.result)
 

@@ -17,7 +17,7 @@ from hubwire_server.models.registry import ReadyModel, Registry
 from hubwire_server.scheduling.executor import Executor
 from hubwire_server.scheduling.item import BatchKey, Item, ItemTiming, Output, Sink, TokenArrays
 from hubwire_server.tasks.answer import Timings, Usage
-from hubwire_server.tasks.texts import Caller, Reading, Texts, Tokenized
+from hubwire_server.tasks.texts import MAX_WINDOW_TOKENS, MAX_WINDOWS, Caller, Reading, Texts, Tokenized, too_many_windows
 
 Extras = Callable[[Tokenized], Sequence[NDArray[Any]] | None]
 """What the worker needs of each row besides its tokens: one array a row, or None where that is nothing. Raises HubwireError where a text
@@ -87,11 +87,15 @@ class TextTask:
         self.executor.check(len(work.texts))
         decode_ns = time.perf_counter_ns() - arrived_ns
         model = work.model
+        if work.reading.windows is not None:
+            self.texts.check_windows(work.texts, work.pairs)
         with self.registry.lease(model):
             tokenized = await self.texts.tokenize(model, work.texts, work.reading, pairs=work.pairs, words=work.words)
             if tokenized.too_long:
                 index = tokenized.too_long[0]
                 raise tokenized.too_long_error(index, f"{work.field}[{index}]")
+            if work.reading.windows is not None:
+                _check_windows(tokenized)
             extras = work.extras(tokenized)
             self.registry.check_served(model, leased=True)
             timings = Timings(decode_ns=decode_ns, tokenize_ns=tokenized.elapsed_ns)
@@ -133,6 +137,16 @@ def make_items(
 def usage_of(tokenized: Tokenized) -> Usage:
     """What the texts consumed."""
     return Usage(input_tokens=len(tokenized.batch.ids), truncated_texts=int(np.count_nonzero(tokenized.truncated)))
+
+
+def _check_windows(tokenized: Tokenized) -> None:
+    """Raises HubwireError where a request is read in more windows than one may take: a short text with tiny windows makes thousands."""
+    for count, limit, what in (
+        (len(tokenized.batch.sources), MAX_WINDOWS, "windows"),
+        (len(tokenized.batch.ids), MAX_WINDOW_TOKENS, "tokens"),
+    ):
+        if count > limit:
+            raise too_many_windows(count, limit, what)
 
 
 class _Gather:

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
+MAX_WINDOWS = 4_096
+"""The most windows of a request. Each is an item of work, and takes about 2 us of the event loop before it is computed."""
+MAX_WINDOW_TOKENS = 524_288
+"""The most tokens of the windows of a request: about a minute of work on two cores. Without windows max_texts bounds a request."""
+MOST_TOKEN_BYTES = 16
+"""Few tokens of any vocabulary have more bytes. What has more bytes than so many tokens would is refused before it is tokenized."""
 INLINE_TOKENIZE_CHARACTERS = 8_192
 """Requests up to this size are tokenized on the event loop: it takes well under 1 ms, and handing the work to a thread costs about 0.1
 ms."""
@@ -54,11 +60,15 @@ class TextLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Windows:
-    """Permission to read a long text in overlapping parts. stride, in tokens, is what neighbours share; 0 is a quarter of max_tokens.
-    max_tokens is the size of a part; 0 is the default of the task."""
+    """Permission to read a long text in overlapping parts. stride, in tokens, is what neighbours share; None is a quarter of
+    max_tokens. max_tokens is the size of a part; 0 is the default of the task."""
 
-    stride: int = 0
+    stride: int | None = None
     max_tokens: int = 0
+
+    def stride_of(self, limit_tokens: int) -> int:
+        """The stride of windows of so many tokens."""
+        return limit_tokens // 4 if self.stride is None else self.stride
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +164,12 @@ class Texts:
             )
         return None
 
+    def check_windows(self, texts: Sequence[str], pairs: Sequence[str] | None) -> None:
+        """Raises HubwireError where texts that are to be read in windows are more than a request may hold, as their bytes tell."""
+        size = sum(map(len, texts)) + sum(map(len, pairs or ()))  # code points: never more than bytes
+        if size > MAX_WINDOW_TOKENS * MOST_TOKEN_BYTES:
+            raise too_many_windows(size // MOST_TOKEN_BYTES, MAX_WINDOW_TOKENS, "tokens")
+
     def check_prompt(self, prompt: str, count: int, field: str) -> None:
         """Raises HubwireError where a prompt before each of count texts is more than a message may hold."""
         size = len(prompt.encode())
@@ -227,7 +243,7 @@ class Texts:
     ) -> tuple[RaggedBatch, int]:
         """The batch, and how many of the first tokens of each text are a prompt that takes no part in pooling."""
         truncation, windows, prompt = reading.truncation, reading.windows, reading.prompt
-        stride = None if windows is None else windows.stride or reading.limit_tokens // 4
+        stride = None if windows is None else windows.stride_of(reading.limit_tokens)
         max_tokens = None if truncation is None and windows is None else reading.limit_tokens
         side = "right" if truncation is None else truncation.side
         tokenizer = model.tokenizer
@@ -266,7 +282,7 @@ def limit_window(model: ReadyModel, windows: Windows, default: int, field: str, 
     limit = _limit(model, windows.max_tokens, f"{field}.max_tokens", pair, min(default, model.description.max_tokens))
     # With more than half of it repeated, a short request would cost as much as thousands.
     most = min(limit // 2, limit - model.tokenizer.count_special_tokens(pair) - 1)
-    if windows.stride > most:
+    if windows.stride is not None and windows.stride > most:
         raise HubwireError(
             Reason.VALUE_OUT_OF_RANGE,
             f"stride is {windows.stride}; windows of {limit} tokens take 0 to {most}",
@@ -299,6 +315,16 @@ def check_unique(values: Sequence[str], field: str) -> None:
             text = f'"{value}" is named twice'
             raise HubwireError(Reason.VALUE_REPEATED, text, field=f"{field}[{index}]", metadata={"value": value})
         seen.add(value)
+
+
+def too_many_windows(count: int, limit: int, what: str) -> HubwireError:
+    """The error for texts whose windows are more than a request may hold."""
+    return HubwireError(
+        Reason.TOO_MANY_TEXTS,
+        f"the windows of these texts have at least {count} {what}; the server takes {limit} in one request",
+        field="options.windows",
+        metadata={"count": str(count), "limit": str(limit)},
+    )
 
 
 def count_mismatch(expected: int, count: int, field: str) -> HubwireError:

@@ -247,8 +247,9 @@ class Dispatcher:
             np.array([0, *accumulate(len(tokens.ids) for tokens in work)], dtype=np.int64),
         ]
         extras = [tokens.extra for tokens in work if tokens.extra is not None]
-        if extras:  # the texts of an operation have all of them some, or none
-            arrays += [np.concatenate(extras), np.array([0, *accumulate(map(len, extras))], dtype=np.int64)]
+        if extras:
+            lengths = (0 if tokens.extra is None else len(tokens.extra) for tokens in work)
+            arrays += [np.concatenate(extras), np.array([0, *accumulate(lengths)], dtype=np.int64)]
         self.worker.compute(message, arrays)
 
     def _deliver(self, entry: _InFlight, message: frames.Computed, arrays: list[NDArray[Any]]) -> None:
@@ -265,7 +266,12 @@ class Dispatcher:
             item.state = ItemState.DONE
             self._release(item)
             where = position if offsets is None else slice(offsets[position], offsets[position + 1])
-            item.sink.deliver(item, tuple(array[where] for array in outputs), ItemTiming(entry.started_ns - item.enqueued_ns, timing))
+            try:
+                item.sink.deliver(item, tuple(array[where] for array in outputs), ItemTiming(entry.started_ns - item.enqueued_ns, timing))
+            except Exception:
+                # It must not take the connection to the worker with it, and everybody's texts.
+                log.exception("an answer could not be delivered; this is a bug")
+                item.sink.fail(item, HubwireError(Reason.INTERNAL, "the answer could not be made"))
 
     # Every way out
 

@@ -159,8 +159,8 @@ def _compute_alone(
     for index in range(len(batch.offsets) - 1):
         low, high = batch.offsets[index], batch.offsets[index + 1]
         alone = RaggedBatch(batch.ids[low:high], batch.type_ids[low:high], np.array([0, high - low], dtype=np.int64))
-        own = None if extra is None else Ragged(extra.text(index), np.array([0, len(extra.text(index))], dtype=np.int64))
         try:
+            own = None if extra is None else Ragged(extra.text(index), np.array([0, len(extra.text(index))], dtype=np.int64))
             parts.append(model.compute(message.operation, message.option, alone, own))
         except HubwireError as error:
             parts.append(None)

@@ -104,7 +104,7 @@ def pool(head: EmbeddingHead) -> Operation:
     def compute(engine: Engine, option: str, batch: RaggedBatch, extra: Ragged | None) -> Computed:
         hidden, dtype = engine.forward(batch)
         start = time.perf_counter_ns()
-        skip = None if extra is None else extra.values.astype(np.int64)
+        skip = None if extra is None else skips(extra)
         vectors = head.pool(hidden, dtype, batch.offsets, mode=option or None, skip=skip, threads=engine.threads)
         engine.spent.pool_ns += time.perf_counter_ns() - start
         return Computed((vectors,))
@@ -147,6 +147,14 @@ def sparse(engine: Engine, option: str, batch: RaggedBatch, extra: Ragged | None
 
 
 MASKED_LM: Mapping[str, Operation] = {"fill": fill, "sparse": sparse}
+
+
+def skips(extra: Ragged) -> NDArray[np.int64]:
+    """How many of the first tokens of each text are left out of the pooling, shape (n,). A text without a word on it leaves out none."""
+    given = np.diff(extra.offsets) > 0
+    skip = np.zeros(len(given), np.int64)
+    skip[given] = extra.values
+    return skip
 
 
 def as_float32(output: NDArray[Any], dtype: str) -> NDArray[np.float32]:

@@ -73,11 +73,11 @@ async def test_the_best_spans_are_those_of_the_reference(task):
     assert seen(default) == seen(answers)[:1]
 
 
-@pytest.mark.parametrize(("stride", "max_tokens"), [(0, 0), (1, 0), (5, 20), (8, 16), (0, 12)])
+@pytest.mark.parametrize(("stride", "max_tokens"), [(None, 0), (0, 0), (1, 0), (5, 20), (8, 16), (None, 12)])
 async def test_long_contexts_are_read_in_windows(task, stride, max_tokens):
     context = " ".join(f"w{word}" for word in np.random.default_rng(6).integers(0, 900, 90))
     limit = max_tokens or MAX_TOKENS
-    windows = windows_of(task, "w1 w2", context, max_tokens=limit, stride=stride or limit // 4)
+    windows = windows_of(task, "w1 w2", context, max_tokens=limit, stride=limit // 4 if stride is None else stride)
     assert len(windows) > 3
     (answers,) = await answer(
         task, ["w1 w2"], [context], top_k=8, max_answer_tokens=4, windows=Windows(stride=stride, max_tokens=max_tokens)

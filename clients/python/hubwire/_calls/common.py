@@ -32,7 +32,7 @@ def truncation(truncate: bool | TruncationSideName | None, max_tokens: int | Non
 def windows(stride: int | None, max_tokens: int | None) -> common_pb2.Windows:
     """How a long text is read in parts that overlap. None is the server's default."""
     return common_pb2.Windows(
-        stride=0 if stride is None else check_positive("stride", stride),
+        stride=stride if stride is None else check_uint32("stride", stride),
         max_tokens=0 if max_tokens is None else check_positive("max_tokens", max_tokens),
     )
 

@@ -24,19 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17hubwire/v1/common.proto\x12\nhubwire.v1\"0\n\x0bServedModel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\"6\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x04\x12\x17\n\x0ftruncated_texts\x18\x02 \x01(\x04\"\xd1\x01\n\x07Timings\x12\x13\n\x0bqueue_nanos\x18\x01 \x01(\x04\x12\x16\n\x0etokenize_nanos\x18\x02 \x01(\x04\x12\x15\n\rcompute_nanos\x18\x03 \x01(\x04\x12\x13\n\x0btotal_nanos\x18\x04 \x01(\x04\x12\x14\n\x0c\x64\x65\x63ode_nanos\x18\x05 \x01(\x04\x12\x16\n\x0etransfer_nanos\x18\x06 \x01(\x04\x12\x15\n\rforward_nanos\x18\x07 \x01(\x04\x12\x12\n\npool_nanos\x18\x08 \x01(\x04\x12\x14\n\x0c\x65ncode_nanos\x18\t \x01(\x04\"J\n\nTruncation\x12(\n\x04side\x18\x01 \x01(\x0e\x32\x1a.hubwire.v1.TruncationSide\x12\x12\n\nmax_tokens\x18\x02 \x01(\r\"-\n\x07Windows\x12\x0e\n\x06stride\x18\x01 \x01(\r\x12\x12\n\nmax_tokens\x18\x02 \x01(\r\"\"\n\x04Span\x12\r\n\x05start\x18\x01 \x01(\r\x12\x0b\n\x03\x65nd\x18\x02 \x01(\r\"5\n\x06Vector\x12\x0e\n\x06values\x18\x01 \x03(\x02\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\r\n\x05scale\x18\x03 \x01(\x02*f\n\x0eTruncationSide\x12\x1f\n\x1bTRUNCATION_SIDE_UNSPECIFIED\x10\x00\x12\x19\n\x15TRUNCATION_SIDE_RIGHT\x10\x01\x12\x18\n\x14TRUNCATION_SIDE_LEFT\x10\x02*|\n\nOffsetUnit\x12\x1b\n\x17OFFSET_UNIT_UNSPECIFIED\x10\x00\x12\x1a\n\x16OFFSET_UNIT_CODE_POINT\x10\x01\x12\x19\n\x15OFFSET_UNIT_UTF8_BYTE\x10\x02\x12\x1a\n\x16OFFSET_UNIT_UTF16_UNIT\x10\x03*\xd4\x01\n\x0eVectorEncoding\x12\x1f\n\x1bVECTOR_ENCODING_UNSPECIFIED\x10\x00\x12\x19\n\x15VECTOR_ENCODING_FLOAT\x10\x01\x12!\n\x1dVECTOR_ENCODING_FLOAT32_BYTES\x10\x02\x12!\n\x1dVECTOR_ENCODING_FLOAT16_BYTES\x10\x03\x12\x1e\n\x1aVECTOR_ENCODING_INT8_BYTES\x10\x04\x12 \n\x1cVECTOR_ENCODING_BINARY_BYTES\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17hubwire/v1/common.proto\x12\nhubwire.v1\"0\n\x0bServedModel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\"6\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x04\x12\x17\n\x0ftruncated_texts\x18\x02 \x01(\x04\"\xd1\x01\n\x07Timings\x12\x13\n\x0bqueue_nanos\x18\x01 \x01(\x04\x12\x16\n\x0etokenize_nanos\x18\x02 \x01(\x04\x12\x15\n\rcompute_nanos\x18\x03 \x01(\x04\x12\x13\n\x0btotal_nanos\x18\x04 \x01(\x04\x12\x14\n\x0c\x64\x65\x63ode_nanos\x18\x05 \x01(\x04\x12\x16\n\x0etransfer_nanos\x18\x06 \x01(\x04\x12\x15\n\rforward_nanos\x18\x07 \x01(\x04\x12\x12\n\npool_nanos\x18\x08 \x01(\x04\x12\x14\n\x0c\x65ncode_nanos\x18\t \x01(\x04\"J\n\nTruncation\x12(\n\x04side\x18\x01 \x01(\x0e\x32\x1a.hubwire.v1.TruncationSide\x12\x12\n\nmax_tokens\x18\x02 \x01(\r\"=\n\x07Windows\x12\x13\n\x06stride\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x12\n\nmax_tokens\x18\x02 \x01(\rB\t\n\x07_stride\"\"\n\x04Span\x12\r\n\x05start\x18\x01 \x01(\r\x12\x0b\n\x03\x65nd\x18\x02 \x01(\r\"5\n\x06Vector\x12\x0e\n\x06values\x18\x01 \x03(\x02\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\r\n\x05scale\x18\x03 \x01(\x02*f\n\x0eTruncationSide\x12\x1f\n\x1bTRUNCATION_SIDE_UNSPECIFIED\x10\x00\x12\x19\n\x15TRUNCATION_SIDE_RIGHT\x10\x01\x12\x18\n\x14TRUNCATION_SIDE_LEFT\x10\x02*|\n\nOffsetUnit\x12\x1b\n\x17OFFSET_UNIT_UNSPECIFIED\x10\x00\x12\x1a\n\x16OFFSET_UNIT_CODE_POINT\x10\x01\x12\x19\n\x15OFFSET_UNIT_UTF8_BYTE\x10\x02\x12\x1a\n\x16OFFSET_UNIT_UTF16_UNIT\x10\x03*\xd4\x01\n\x0eVectorEncoding\x12\x1f\n\x1bVECTOR_ENCODING_UNSPECIFIED\x10\x00\x12\x19\n\x15VECTOR_ENCODING_FLOAT\x10\x01\x12!\n\x1dVECTOR_ENCODING_FLOAT32_BYTES\x10\x02\x12!\n\x1dVECTOR_ENCODING_FLOAT16_BYTES\x10\x03\x12\x1e\n\x1aVECTOR_ENCODING_INT8_BYTES\x10\x04\x12 \n\x1cVECTOR_ENCODING_BINARY_BYTES\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hubwire.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TRUNCATIONSIDE']._serialized_start=571
-  _globals['_TRUNCATIONSIDE']._serialized_end=673
-  _globals['_OFFSETUNIT']._serialized_start=675
-  _globals['_OFFSETUNIT']._serialized_end=799
-  _globals['_VECTORENCODING']._serialized_start=802
-  _globals['_VECTORENCODING']._serialized_end=1014
+  _globals['_TRUNCATIONSIDE']._serialized_start=587
+  _globals['_TRUNCATIONSIDE']._serialized_end=689
+  _globals['_OFFSETUNIT']._serialized_start=691
+  _globals['_OFFSETUNIT']._serialized_end=815
+  _globals['_VECTORENCODING']._serialized_start=818
+  _globals['_VECTORENCODING']._serialized_end=1030
   _globals['_SERVEDMODEL']._serialized_start=39
   _globals['_SERVEDMODEL']._serialized_end=87
   _globals['_USAGE']._serialized_start=89
@@ -46,9 +46,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRUNCATION']._serialized_start=357
   _globals['_TRUNCATION']._serialized_end=431
   _globals['_WINDOWS']._serialized_start=433
-  _globals['_WINDOWS']._serialized_end=478
-  _globals['_SPAN']._serialized_start=480
-  _globals['_SPAN']._serialized_end=514
-  _globals['_VECTOR']._serialized_start=516
-  _globals['_VECTOR']._serialized_end=569
+  _globals['_WINDOWS']._serialized_end=494
+  _globals['_SPAN']._serialized_start=496
+  _globals['_SPAN']._serialized_end=530
+  _globals['_VECTOR']._serialized_start=532
+  _globals['_VECTOR']._serialized_end=585
 # @@protoc_insertion_point(module_scope)

@@ -263,14 +263,16 @@ Global___Truncation: _TypeAlias = Truncation  # noqa: Y015
 
 @_typing.final
 class Windows(_message.Message):
-    """Windows lets the server read a text that is longer than the model reads in several parts that overlap."""
+    """Windows lets the server read a text that is longer than the model reads in several parts that overlap. Texts that would need more than 4,096 windows
+    in one request, or half a million tokens, return an `INVALID_ARGUMENT` error with the reason TOO_MANY_TEXTS.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     STRIDE_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     stride: _builtins.int
-    """stride is the number of tokens that neighbouring windows share. Optional: 0 means a quarter of max_tokens. More than half
+    """stride is the number of tokens that neighbouring windows share. Optional: unset means a quarter of max_tokens. More than half
     of max_tokens returns an `INVALID_ARGUMENT` error with the reason VALUE_OUT_OF_RANGE.
     """
     max_tokens: _builtins.int
@@ -280,14 +282,16 @@ class Windows(_message.Message):
     def __init__(
         self,
         *,
-        stride: _builtins.int = ...,
+        stride: _builtins.int | None = ...,
         max_tokens: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_stride", b"_stride", "stride", b"stride"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_tokens", b"max_tokens", "stride", b"stride"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stride", b"_stride", "max_tokens", b"max_tokens", "stride", b"stride"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__stride: _TypeAlias = _typing.Literal["stride"]  # noqa: Y015
+    _WhichOneofArgType__stride: _TypeAlias = _typing.Literal["_stride", b"_stride"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stride) -> _WhichOneofReturnType__stride | None: ...
 
 Global___Windows: _TypeAlias = Windows  # noqa: Y015
 
