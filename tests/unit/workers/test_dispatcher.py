@@ -118,3 +118,32 @@ def test_a_ragged_output_is_cut_at_its_offsets():
     offsets, values = np.array([0, 2, 2, 5], dtype=np.int64), np.arange(5, dtype=np.int32)
     setup.dispatcher.on_computed(frames.Computed(batch=number, compute_ns=0, ragged=True), [offsets, values])
     assert {number: rows.tolist() for number, rows in setup.answers.rows.items()} == {1: [0, 1], 2: [], 3: [2, 3, 4]}
+
+
+def test_a_text_that_needs_nothing_more_may_share_a_batch_with_one_that_does():
+    setup = Setup("cpu")
+    ids = np.ones(3, dtype=np.int32)
+    extras = [None, np.array([2], dtype=np.int64)]
+    items = [Item(KEY, 3, "client", None, setup.answers, number, TokenArrays(ids, ids, extra)) for number, extra in enumerate(extras)]
+    arrays = []
+    setup.worker.compute = lambda message, sent: arrays.extend(sent)
+    setup.dispatcher.submit(items, setup.dispatcher.admit(6))
+    assert (arrays[3].tolist(), arrays[4].tolist()) == ([2], [0, 0, 1])
+
+
+def test_an_answer_that_cannot_be_delivered_is_a_failure_of_its_own_text():
+    setup = Setup("cpu")
+    failed = []
+    deliver = setup.answers.deliver
+
+    def broken(item, output, timing):
+        if item.index == 2:
+            raise ZeroDivisionError
+        deliver(item, output, timing)
+
+    setup.answers.deliver = broken
+    setup.answers.fail = lambda item, error: failed.append((item.index, error.reason))
+    setup.submit(1, 2, 3)
+    setup.answer()
+    assert failed == [(2, "INTERNAL")]
+    assert sorted(setup.answers.rows) == [1, 3]
