@@ -119,6 +119,14 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     deadline_ns: int | None = None
 
 
+class PackedCall(msgspec.Struct, frozen=True, kw_only=True):
+    """A Call whose parts are encoded already (pack), so that parameters are encoded once for all inputs. In a payload it is a Call."""
+
+    input: msgspec.Raw
+    parameters: msgspec.Raw
+    deadline_ns: int | None = None
+
+
 class Answered(PipelineOutput, frozen=True, tag=True, kw_only=True):
     """The answer to a call, from the worker."""
 
@@ -138,7 +146,12 @@ _answers = msgspec.msgpack.Decoder(Answered | Refused)
 _encoder = msgspec.msgpack.Encoder()
 
 
-def to_payload(message: Call | Answered | Refused) -> Payload:
+def pack(part: PipelineInput | dict[str, Any]) -> msgspec.Raw:
+    """An input or parameters, encoded for a PackedCall."""
+    return msgspec.Raw(_encoder.encode(part))
+
+
+def to_payload(message: Call | PackedCall | Answered | Refused) -> Payload:
     """The bytes of a message as an array, which is what frames carry."""
     return np.frombuffer(_encoder.encode(message), dtype=np.uint8)
 

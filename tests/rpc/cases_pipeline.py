@@ -107,6 +107,14 @@ CASES = [
     refused("an unknown parameter", Reason.PIPELINE_INPUT_INVALID, run(PICTURE, parameters={"top_kk": 1})),
     refused("a parameter of another type", Reason.PIPELINE_INPUT_INVALID, run(PICTURE, parameters={"top_k": "many"})),
     refused("a parameter that is not for callers", Reason.PIPELINE_INPUT_INVALID, run(PICTURE, parameters={"num_workers": 4})),
+    refused("too many bytes of parameters", Reason.PIPELINE_INPUT_INVALID, run(PICTURE, parameters={"a": "x" * 70_000}), "parameters", ""),
+    refused(
+        "too many bytes of parameters over all inputs",
+        Reason.PIPELINE_INPUT_INVALID,
+        run(*[{"text": "a"}] * 300, parameters={"a": "x" * 60_000}),
+        "parameters",
+        "",
+    ),
     refused("loading for a pipeline that is no more", Reason.PIPELINE_NOT_SUPPORTED, load(pipeline_task="vqa"), "pipeline_task", ""),
     refused("loading without weights", Reason.MODEL_NOT_SUPPORTED, load(pipeline_task="image-classification"), "", "refused"),
 ]

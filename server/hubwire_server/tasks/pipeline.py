@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from msgspec import Raw
 
 from hubwire_server.errors import HubwireError, Reason
 from hubwire_server.models.description import Task
@@ -17,11 +18,12 @@ from hubwire_server.pipelines import (
     ALIASES,
     MAX_REFUSED_BYTES,
     PIPELINES,
-    Call,
+    PackedCall,
     Payload,
     PipelineInput,
     PipelineOutput,
     canonical,
+    pack,
     read_answer,
     to_payload,
 )
@@ -32,6 +34,13 @@ from hubwire_server.tasks.texts import Caller
 
 BYTES_PER_TOKEN = 1_024
 """What counts as a token of the queue: it is bounded by what it holds."""
+MAX_PARAMETERS_BYTES = 65_536
+"""What the parameters of a request may take, encoded."""
+MAX_REPEATED_BYTES = 16_777_216
+"""What the parameters may take over all inputs of a request: they go with each of them to the worker."""
+INLINE_PACK_BYTES = 65_536
+"""Up to so many bytes of texts and blobs are encoded on the event loop; more, and fields, whose size nobody knows yet, in a thread, which
+lets the loop have its turns between the inputs."""
 MAX_RESPONSE_BYTES = 268_435_456
 """What the payloads of one answer may hold together, as the worker bounds each of them."""
 INLINE_DECODE_BYTES = 65_536
@@ -83,33 +92,42 @@ class PipelineTask:
             text = f'the model "{model.name}" runs {task}, not {asked}'
             raise HubwireError(Reason.PIPELINE_NOT_SUPPORTED, text, field="task", model=model.name)
         self._check(request.inputs)
+        parameters = pack(request.parameters)
+        _check_parameters(len(parameters), len(request.inputs))
         timings = Timings(decode_ns=time.perf_counter_ns() - request.arrived_ns)
         with self._registry.lease(model):
-            payloads = [
-                to_payload(Call(input=given, parameters=request.parameters, deadline_ns=caller.deadline_ns)) for given in request.inputs
-            ]
-            answers = await self._compute(model, payloads, caller, timings)
+            if _is_large(request.inputs):
+                inputs = await asyncio.to_thread(_packed, request.inputs)
+            else:
+                inputs = _packed(request.inputs)
+            calls = [PackedCall(input=given, parameters=parameters, deadline_ns=caller.deadline_ns) for given in inputs]
+            answers = await self._compute(model, calls, caller, timings)
         size = sum(map(len, answers))
         outputs = await asyncio.to_thread(_decoded, answers) if size > INLINE_DECODE_BYTES else _decoded(answers)
         return RunPipelineResult(outputs=outputs, task=task, model=model, timings=timings)
 
-    async def _compute(self, model: ReadyModel, payloads: Sequence[Payload], caller: Caller, timings: Timings) -> list[Payload]:
-        gather = _Gather(model.name, len(payloads), timings)
-        key = BatchKey(model.key, "pipeline")
-        items = [
-            Item(
-                key=key,
-                tokens=max(1, len(payload) // BYTES_PER_TOKEN),
-                client=caller.client,
-                deadline_ns=caller.deadline_ns,
-                sink=gather,
-                index=index,
-                work=TokenArrays(_NO_TOKENS, _NO_TOKENS, payload),
-            )
-            for index, payload in enumerate(payloads)
-        ]
+    async def _compute(self, model: ReadyModel, calls: Sequence[PackedCall], caller: Caller, timings: Timings) -> list[Payload]:
+        tokens = [_tokens(call) for call in calls]
         self._registry.check_served(model, leased=True)
-        permit = self._executor.admit(sum(item.tokens for item in items))
+        permit = self._executor.admit(sum(tokens))
+        try:
+            # Only what is admitted becomes payloads. That copies bytes and no more, so it is done at once: a permit does not wait.
+            gather = _Gather(model.name, len(calls), timings)
+            items = [
+                Item(
+                    key=BatchKey(model.key, "pipeline"),
+                    tokens=tokens[index],
+                    client=caller.client,
+                    deadline_ns=caller.deadline_ns,
+                    sink=gather,
+                    index=index,
+                    work=TokenArrays(_NO_TOKENS, _NO_TOKENS, to_payload(call)),
+                )
+                for index, call in enumerate(calls)
+            ]
+        except BaseException:
+            permit.release(permit.tokens)
+            raise
         self._executor.submit(items, permit)
         try:
             await gather.done
@@ -141,9 +159,50 @@ class PipelineTask:
                 raise HubwireError(Reason.PIPELINE_INPUT_INVALID, text, field=f"inputs[{index}].blobs")
 
 
+def check_parameters_size(size: int) -> None:
+    """Raises HubwireError (PIPELINE_INPUT_INVALID) for parameters of more bytes than MAX_PARAMETERS_BYTES, in whichever encoding."""
+    if size > MAX_PARAMETERS_BYTES:
+        text = (
+            f"the parameters have {size} bytes; at most {MAX_PARAMETERS_BYTES} are taken: what is large belongs in the fields of an input"
+        )
+        raise HubwireError(Reason.PIPELINE_INPUT_INVALID, text, field="parameters")
+
+
+def _check_parameters(size: int, inputs: int) -> None:
+    """Bounds parameters, alone and with every input."""
+    check_parameters_size(size)
+    if size * inputs > MAX_REPEATED_BYTES:
+        text = f"{size} bytes of parameters go with each of {inputs} inputs; at most {MAX_REPEATED_BYTES} bytes do: send fewer at a time"
+        raise HubwireError(Reason.PIPELINE_INPUT_INVALID, text, field="parameters")
+
+
+def _is_large(inputs: Sequence[PipelineInput]) -> bool:
+    """Whether encoding inputs may take longer than the event loop should be held up for."""
+    size = 0
+    for given in inputs:
+        if given.fields is not None:
+            return True
+        size += len(given.text or "") + (len(given.blob.data) if given.blob is not None else 0)
+    return size > INLINE_PACK_BYTES
+
+
+def _packed(inputs: Sequence[PipelineInput]) -> list[Raw]:
+    return list(map(pack, inputs))
+
+
+def _tokens(call: PackedCall) -> int:
+    """What a call counts as in the queue, by the bytes that its payload will have."""
+    return max(1, (len(call.input) + len(call.parameters)) // BYTES_PER_TOKEN)
+
+
 def _decoded(answers: Sequence[Payload]) -> list[PipelineOutput]:
-    """The outputs in payloads; none of them is an error."""
-    return [output for output in map(read_answer, answers) if isinstance(output, PipelineOutput)]
+    """The outputs in payloads. Raises HubwireError where one is an error, which _Gather has looked for already."""
+    outputs = []
+    for answer in map(read_answer, answers):
+        if isinstance(answer, HubwireError):
+            raise answer
+        outputs.append(answer)
+    return outputs
 
 
 class _Gather:
