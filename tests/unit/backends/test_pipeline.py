@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
+import math
 import os
 import socket
 import subprocess
 import time
+import tracemalloc
+from collections.abc import Collection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,10 +22,11 @@ import torch
 from PIL import Image
 
 from hubwire_server.backends.base import LoadOptions
-from hubwire_server.backends.pipeline import fence, media, outputs
-from hubwire_server.backends.pipeline.loading import load_pipeline
-from hubwire_server.backends.pipeline.parameters import FLOATS, FORBIDDEN, check_parameters, known_parameters
-from hubwire_server.backends.pipeline.running import Runner
+from hubwire_server.backends.pipeline import fence, inputs, media, outputs
+from hubwire_server.backends.pipeline.inputs import InputReader
+from hubwire_server.backends.pipeline.loading import LoadedPipeline, load_pipeline
+from hubwire_server.backends.pipeline.parameters import FLOATS, FORBIDDEN, LIMITS, check_parameters, known_parameters
+from hubwire_server.backends.pipeline.running import BY_NAME, Runner
 from hubwire_server.errors import HubwireError, Reason
 from hubwire_server.pipelines import Blob, Call, PipelineInput
 from tests.pipeline_models import MODELS, picture, png, tone, wav
@@ -130,16 +135,89 @@ class TestMedia:
         inner = slice(200, -200)  # the ends see what is beyond them as silence
         np.testing.assert_allclose(resampled[inner], expected[inner], atol=0.01)
 
+    @pytest.mark.parametrize(("rate", "wanted"), [(16_001, 16_000), (1, 16_000), (44_101, 44_100), (2**31 - 1, 16_000)])
+    def test_a_rate_that_no_sound_is_recorded_at_is_refused_before_a_filter_is_made(self, rate: int, wanted: int):
+        tracemalloc.start()
+        try:
+            text = refused(Reason.MEDIA_INVALID, media.sound, Blob(data=wav(np.zeros(100, dtype=np.int16), rate)), wanted)
+            assert tracemalloc.get_traced_memory()[1] < 10_000_000
+        finally:
+            tracemalloc.stop()
+        assert str(rate) in text
+        assert "22050" in text
+
+    @pytest.mark.parametrize("wanted", media.RATES)
+    @pytest.mark.parametrize("rate", media.RATES)
+    def test_each_rate_is_read_at_each_other(self, rate: int, wanted: int):
+        sound = media.sound(Blob(data=wav(np.zeros(rate // 100, dtype=np.int16), rate)), wanted)
+        assert len(sound["raw"]) == math.ceil(rate // 100 * wanted / rate)
+
+    def test_a_model_of_a_rate_that_has_nothing_in_common_with_the_sound_makes_no_filter(self):
+        assert "16001" in refused(Reason.MEDIA_INVALID, media.sound, Blob(data=wav(np.zeros(100, dtype=np.int16), 16_000)), 16_001)
+
     @pytest.mark.parametrize("data", [b"", b"RIFF", b"no sound at all", wav(np.zeros(0, dtype=np.int16))])
     def test_what_is_no_sound_is_refused(self, data: bytes):
         refused(Reason.MEDIA_INVALID, media.sound, Blob(data=data), 16_000)
 
     @pytest.mark.parametrize(
         ("dtype", "shape", "data"),
-        [("float32", (2,), b"1234"), ("object", (1,), b"12345678"), ("<f4", (1,), b"1234"), ("uint8", (2**32, 2**32), b"")],
+        [
+            ("float32", (2,), b"1234"),
+            ("object", (1,), b"12345678"),
+            ("<f4", (1,), b"1234"),
+            ("uint8", (2**32, 2**32), b""),
+            ("uint8", (1,) * 65, b"1"),
+        ],
     )
     def test_an_array_that_does_not_fit_its_bytes_is_refused(self, dtype: str, shape: tuple[int, ...], data: bytes):
         refused(Reason.MEDIA_INVALID, media.array, Blob(data=data, dtype=dtype, shape=shape))
+
+
+class TestInputs:
+    def reader(self, task: str) -> InputReader:
+        return InputReader(task, SimpleNamespace())
+
+    def test_a_blob_is_unpacked_once_however_often_it_is_referred_to(self, monkeypatch: pytest.MonkeyPatch):
+        opened: list[Blob] = []
+        read = media.image
+        monkeypatch.setattr(media, "image", lambda blob, *more: (opened.append(blob), read(blob, *more))[1])
+        blobs = (Blob(data=png()), Blob(data=png(1)))
+        images = self.reader("keypoint-matching").read(PipelineInput(fields={"inputs": ["blob:0", "blob:1", "blob:0"] * 5}, blobs=blobs))
+        assert len(images) == 15
+        assert all(image.size == (60, 40) for image in images)
+        assert opened == list(blobs)
+
+    def test_a_sound_that_a_pipeline_takes_apart_is_whole_where_it_stands_again(self):
+        given = PipelineInput(fields={"inputs": ["blob:0", "blob:0"]}, blobs=(Blob(data=wav(tone(16_000))),))
+        first, second = self.reader("automatic-speech-recognition").read(given)
+        first.pop("raw")
+        assert set(second) == {"raw", "sampling_rate"}
+
+    def test_references_are_bounded(self):
+        blobs = (Blob(data=b"1", dtype="uint8", shape=(1,)),)
+        fields: dict[str, Any] = {"inputs": ["blob:0"] * inputs.MAX_REFERENCES}
+        assert len(self.reader("image-text-to-text").read(PipelineInput(fields=fields, blobs=blobs))) == inputs.MAX_REFERENCES
+        fields["inputs"].append("blob:0")
+        text = refused(Reason.PIPELINE_INPUT_INVALID, self.reader("image-text-to-text").read, PipelineInput(fields=fields, blobs=blobs))
+        assert str(inputs.MAX_REFERENCES) in text
+
+    @pytest.mark.parametrize("references", [["blob:0", "blob:1", "blob:2"], ["blob:0", "blob:0", "blob:0"]], ids=["others", "the same"])
+    def test_the_images_of_an_input_are_bounded_together(self, references: list[str], monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(media, "MAX_PIXELS", 60 * 40 * 2)
+        read, blobs = self.reader("keypoint-matching").read, tuple(Blob(data=png(seed)) for seed in range(3))
+        assert len(read(PipelineInput(fields={"inputs": references[:2]}, blobs=blobs))) == 2
+        assert "together" in refused(Reason.MEDIA_INVALID, read, PipelineInput(fields={"inputs": references}, blobs=blobs))
+
+    @pytest.mark.parametrize("task", ["automatic-speech-recognition", "zero-shot-audio-classification"])
+    def test_the_sounds_of_an_input_are_bounded_together(self, task: str, monkeypatch: pytest.MonkeyPatch):
+        sound = Blob(data=wav(tone(16_000)))
+        read = self.reader(task).read
+        one = read(PipelineInput(blob=sound))
+        monkeypatch.setattr(media, "MAX_SAMPLES", 2 * len(one["raw"] if isinstance(one, dict) else one))
+        assert len(read(PipelineInput(fields={"inputs": ["blob:0"] * 2}, blobs=(sound,)))) == 2
+        for references, blobs in ((["blob:0"] * 3, (sound,)), (["blob:0", "blob:1", "blob:2"], (sound,) * 3)):
+            given = PipelineInput(fields={"inputs": references}, blobs=blobs)
+            assert "together" in refused(Reason.MEDIA_INVALID, read, given)
 
 
 class TestOutputs:
@@ -200,6 +278,20 @@ class TestParameters:
     @pytest.mark.parametrize("parameters", [{"kwargs": {"custom_generate": "x/y"}}, {"kwargs": [{"trust_remote_code": True}]}])
     def test_a_forbidden_name_is_refused_at_any_depth(self, parameters):
         assert "not for callers" in refused(Reason.PIPELINE_INPUT_INVALID, check_parameters, parameters, frozenset({"kwargs"}))
+
+    @pytest.mark.parametrize("name", sorted(LIMITS))
+    @pytest.mark.parametrize("inside", [False, True], ids=["itself", "inside generate_kwargs"])
+    def test_what_takes_time_or_memory_by_the_number_is_bounded(self, name: str, inside: bool):
+        names = frozenset({name, "generate_kwargs"})
+
+        def check(value: Any) -> Any:
+            return check_parameters({"generate_kwargs": {name: value}} if inside else {name: value}, names)
+
+        check(LIMITS[name])
+        for value in (LIMITS[name] + 1, 1e30, float("inf"), float("nan")):
+            text = refused(Reason.PIPELINE_INPUT_INVALID, check, value)
+            assert name in text
+            assert str(LIMITS[name]) in text
 
     def test_a_whole_number_is_a_float_where_generation_wants_one(self):
         names = frozenset({"temperature", "top_k", "generate_kwargs"})
@@ -277,6 +369,26 @@ class TestLoading:
         assert "pipeline_task" in refused(Reason.PIPELINE_NOT_SUPPORTED, self.load, tmp_path, "")
 
 
+def unloaded(task: str, known: Collection[str] = ()) -> LoadedPipeline:
+    """A pipeline that returns the keyword arguments of its call."""
+
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        return keywords
+
+    pipeline: Any = functools.partial(call)
+    pipeline.model = SimpleNamespace(can_generate=lambda: False)
+    return LoadedPipeline(
+        call=pipeline,
+        task=task,
+        known=frozenset(known),
+        path=Path(__file__).parent,
+        fingerprint="",
+        architecture="",
+        device="cpu",
+        dtype="",
+    )
+
+
 class TestRunning:
     def test_a_deadline_that_has_passed_computes_nothing(self, tmp_path: Path):
         MODELS["vit"].save(tmp_path)
@@ -287,7 +399,7 @@ class TestRunning:
     def test_a_deadline_ends_a_generation_and_not_the_next_one(self, tmp_path: Path):
         MODELS["t5"].save(tmp_path)
         runner = Runner(load_pipeline(tmp_path, "summarization", LoadOptions()))
-        endless = {"min_new_tokens": 1_000_000, "max_new_tokens": 1_000_000}
+        endless = {"min_new_tokens": 4_096, "max_new_tokens": 4_096}
         given = PipelineInput(text="a story")
         start = time.monotonic()
         refused(Reason.DEADLINE_EXCEEDED, runner.run, Call(input=given, parameters=endless, deadline_ns=time.monotonic_ns() + 500_000_000))
@@ -300,6 +412,26 @@ class TestRunning:
         given = PipelineInput(text="story " * 2_000)
         assert "truncation" in refused(Reason.TEXT_TOO_LONG, runner.run, Call(input=given, parameters={}))
         assert runner.run(Call(input=given, parameters={"truncation": True})).value
+
+    @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("private"), ValueError("private")], ids=["memory", "runtime", "value"])
+    def test_what_a_decoder_raises_is_a_fault_of_the_bytes(self, error: Exception, monkeypatch: pytest.MonkeyPatch):
+        def fail(*arguments: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(media, "image", fail)
+        call = Call(input=PipelineInput(blob=Blob(data=png())), parameters={})
+        assert "private" not in refused(Reason.MEDIA_INVALID, Runner(unloaded("image-classification")).run, call)
+
+    @pytest.mark.parametrize("task", sorted(BY_NAME))
+    @pytest.mark.parametrize(
+        ("name", "value"), [("custom_generate", "x/y"), ("trust_remote_code", True), ("max_new_tokens", 10**9), ("what", 1)]
+    )
+    def test_a_parameter_among_the_parts_of_an_input_is_checked_as_one(self, task: str, name: str, value: Any):
+        runner = Runner(unloaded(task, known={"max_new_tokens"}))
+        call = Call(input=PipelineInput(fields={"text": "a", name: value}), parameters={})
+        assert name in refused(Reason.PIPELINE_INPUT_INVALID, runner.run, call)
+        call = Call(input=PipelineInput(fields={"text": "a", "max_new_tokens": 3}), parameters={})
+        assert runner.run(call).value == {"text": "a", "max_new_tokens": 3}
 
     def test_what_a_pipeline_raises_of_itself_is_a_fault_of_the_server(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         MODELS["vit"].save(tmp_path)

@@ -59,6 +59,20 @@ FLOATS = frozenset(
 )
 """Generation refuses whole numbers for some of these, and JSON does not tell 2 from 2.0."""
 
+LIMITS: Mapping[str, int] = {
+    "crops_n_layers": 3,
+    "max_length": 4_096,
+    "max_new_tokens": 4_096,
+    "min_length": 4_096,
+    "min_new_tokens": 4_096,
+    "num_beam_groups": 16,
+    "num_beams": 16,
+    "num_return_sequences": 16,
+    "points_per_batch": 1_024,
+    "points_per_crop": 64,
+}
+"""The most that a caller may ask of what takes memory or time by the number, which a few bytes could make endless. The layers of crops are
+four times as many each, and the points of a crop are these squared."""
 
 _GENERATION = set(vars(GenerationConfig()))  # type: ignore[no-untyped-call]  # transformers is typed in part
 
@@ -87,24 +101,27 @@ def generation_parameters(model: Any) -> set[str]:
 
 
 def check_parameters(parameters: Mapping[str, Any], known: frozenset[str]) -> dict[str, Any]:
-    """The parameters for a call. Raises HubwireError (PIPELINE_INPUT_INVALID) for one that is unknown, or forbidden anywhere inside."""
+    """The parameters for a call. Raises HubwireError (PIPELINE_INPUT_INVALID) for one that is unknown, or forbidden or over its
+    limit anywhere inside."""
     for name in parameters:
         if name not in known:
             some = ", ".join(sorted(known)[:40]) or "none"
             raise HubwireError(Reason.PIPELINE_INPUT_INVALID, f"the pipeline has no parameter {name[:64]!r}; it has: {some}")
-    _refuse_forbidden(parameters)
+    _refuse_inside(parameters)
     return {name: _with_floats(name, value) for name, value in parameters.items()}
 
 
-def _refuse_forbidden(value: Any) -> None:
+def _refuse_inside(value: Any) -> None:
     if isinstance(value, Mapping):
         for name, inner in value.items():
             if name in FORBIDDEN:
                 raise HubwireError(Reason.PIPELINE_INPUT_INVALID, f"the parameter {name!r} is not for callers")
-            _refuse_forbidden(inner)
+            if name in LIMITS and isinstance(inner, int | float) and not inner <= LIMITS[name]:
+                raise HubwireError(Reason.PIPELINE_INPUT_INVALID, f"the parameter {name!r} is {inner}; at most {LIMITS[name]} is taken")
+            _refuse_inside(inner)
     elif isinstance(value, list):
         for inner in value:
-            _refuse_forbidden(inner)
+            _refuse_inside(inner)
 
 
 def _with_floats(name: str, value: Any) -> Any:

@@ -23,6 +23,8 @@ ARRAYS = frozenset({"feature-extraction", "image-feature-extraction"})
 """Pipelines that would return a list for each number of an array: they are asked for the array."""
 BY_NAME = frozenset({"image-text-to-text", "any-to-any"})
 """Pipelines that take the parts of an input as keyword arguments; the others take a dictionary."""
+PARTS = frozenset({"text", "images", "videos", "audio"})
+"""What those parts are. Whatever else is among them is a parameter, and is checked as one."""
 REFUSALS = (ValueError, TypeError, KeyError, IndexError, AttributeError, ImportError, OSError, NotImplementedError)
 """What pipelines raise over inputs and parameters that do not fit. All else is a fault of the server."""
 
@@ -44,7 +46,7 @@ class Runner:
         parameters = check_parameters(call.parameters, self._loaded.known)
         if self._loaded.task in ARRAYS:
             parameters.setdefault("return_tensors", True)
-        given = self._reader.read(call.input)
+        given = self._read(call)
         with fence.only_files_of([self._loaded.path]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what pipelines warn of is for those who wrote the call, and goes nowhere here
             try:
@@ -53,6 +55,20 @@ class Runner:
                 raise
             except Exception as error:
                 raise self._translated(error) from error
+
+    def _read(self, call: Call) -> Any:
+        """The input of a call as the pipeline takes it."""
+        try:
+            given = self._reader.read(call.input)
+        except HubwireError:
+            raise
+        except Exception as error:  # MemoryError too: the decoders raise what they like over bytes that nobody has tried
+            log.warning("an input could not be read", exc_info=error)
+            raise HubwireError(Reason.MEDIA_INVALID, "the bytes of the input cannot be read") from error
+        if self._loaded.task in BY_NAME and isinstance(given, dict):
+            parts = {name: given[name] for name in given if name in PARTS}
+            return parts | check_parameters({name: given[name] for name in given if name not in PARTS}, self._loaded.known)
+        return given
 
     def _call(self, given: Any, parameters: dict[str, Any]) -> Any:
         if self._loaded.task in BY_NAME and isinstance(given, dict):
