@@ -106,16 +106,14 @@ def classify_options(message: token_classification_pb2.ClassifyTokensOptions, pa
 
 def classification(entities: Sequence[Entity]) -> token_classification_pb2.TokenClassification:
     """The labelled parts of one text as a message."""
+    entity, span = token_classification_pb2.Entity, common_pb2.Span
+    # An argument that is None takes as long as one that is not.
     return token_classification_pb2.TokenClassification(
         entities=[
-            token_classification_pb2.Entity(
-                label=entity.label,
-                score=entity.score,
-                span=common_pb2.Span(start=entity.start, end=entity.end),
-                text=entity.text,
-                words=None if entity.words is None else common_pb2.Span(start=entity.words[0], end=entity.words[1]),
-            )
-            for entity in entities
+            entity(label=label, score=score, span=span(start=start, end=end), text=text)
+            if words is None
+            else entity(label=label, score=score, span=span(start=start, end=end), text=text, words=span(start=words[0], end=words[1]))
+            for label, score, start, end, text, words in entities
         ]
     )
 

@@ -25,10 +25,13 @@ if TYPE_CHECKING:
 
 INLINE_DECODE_TOKENS = 5_000
 """Up to so many tokens are decoded on the event loop, which takes about 1 ms; above, in a thread."""
-MAX_RESPONSE_BYTES = 2_097_152
-"""About what one message of a stream should hold: gRPC clients take 4 MiB unless they are told otherwise."""
-ENTITY_BYTES = 64
-"""About what an entity takes in a message."""
+MAX_STREAM_WINDOWS = 16
+MAX_STREAM_TOKENS = 8_192
+"""The most windows of one text of a stream, and how many tokens these may have where they are several. Its entities are found and written
+on the event loop, where neighbours wait for it: where every word is one, 16 windows of 512 tokens take about 12 ms."""
+MAX_RESPONSE_ENTITIES = 4_096
+"""How many entities the texts of one message of a stream should have at most: they are written on the event loop, which takes about 1.4 us
+an entity, and have about 64 bytes each, where gRPC clients take 4 MiB unless they are told otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,17 +80,38 @@ class TokenPlan:
 
     @property
     def most_results(self) -> int:
-        """See StreamPlan."""
-        return max(1, MAX_RESPONSE_BYTES // (ENTITY_BYTES * self.reading.limit_tokens))
+        """See StreamPlan. Each token of each window may be an entity."""
+        return max(1, MAX_RESPONSE_ENTITIES // (self.most_windows * self.reading.limit_tokens))
+
+    @property
+    def most_windows(self) -> int:
+        """How many windows a text of a stream may have."""
+        if self.reading.windows is None:
+            return 1
+        return max(1, min(MAX_STREAM_WINDOWS, MAX_STREAM_TOKENS // self.reading.limit_tokens))
 
     def extras(self, tokenized: Tokenized) -> None:
         """See StreamPlan: the worker needs the tokens alone."""
 
     def value(self, entry: StreamEntry, tokenized: Tokenized, rows: Sequence[int], outputs: Sequence[Output]) -> list[Entity]:
-        """See StreamPlan. The windows of a text follow each other."""
+        """See StreamPlan. The windows of a text follow each other. Raises HubwireError for a text of more windows than a stream takes."""
+        if len(rows) > self.most_windows:
+            raise self._too_many_windows(int(tokenized.batch.token_counts[rows[0]]))
         logits = np.concatenate([output[0] for output in outputs]) if len(outputs) > 1 else outputs[0][0]
         tokens = LabelledTokens.of(tokenized, logits, rows[0], rows[-1] + 1)
         return find_entities(self.rules, [entry.text], tokens)[0]
+
+    def _too_many_windows(self, count: int) -> HubwireError:
+        """The error for a text of so many tokens."""
+        windows, size = self.reading.windows, self.reading.limit_tokens
+        assert windows is not None
+        new = size - windows.stride_of(size) - self.model.tokenizer.count_special_tokens()
+        limit = size + (self.most_windows - 1) * new
+        return HubwireError(
+            Reason.TEXT_TOO_LONG,
+            f"the text has {count} tokens; a stream reads {limit}, in windows: send it to ClassifyTokens",
+            metadata={"token_count": str(count), "limit_tokens": str(limit)},
+        )
 
 
 class TokenClassificationTask:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -175,6 +177,42 @@ async def test_a_stream_gives_what_a_request_gives(task):
     expected = await classify(task, *texts, long_text=Windows(stride=4), offset_unit="utf8_byte")
     assert [result.value for result in results[:-1]] == expected
     assert results[-1].error.reason is Reason.OUTPUT_NOT_FINITE
+
+
+async def test_a_text_of_a_stream_that_needs_too_many_windows_is_refused_alone_and_a_request_reads_it(task, monkeypatch):
+    monkeypatch.setattr(token_classification, "MAX_STREAM_WINDOWS", 4)
+    options = ClassifyTokensOptions(long_text=Windows(stride=4, max_tokens=10), ignored_labels=())
+    plan = task.plan("", options)
+    # Two of ten tokens are special, and four are those of the window before.
+    most = " ".join(f"w{index}" for index in range(8 + 3 * 4))
+    long = f"{most} w99"
+    stream = TextStream(task.texts, plan, CALLER, ordered=True)
+    await stream.push([StreamEntry(str(index), text) for index, text in enumerate([most, long, "w1"])], 0)
+    stream.close_input()
+    first, refused, last = [result async for some in stream.results() for result in some.results]
+    assert (refused.error.reason, refused.error.field, refused.value) == (Reason.TEXT_TOO_LONG, "text", None)
+    assert refused.error.metadata == {"token_count": "23", "limit_tokens": "22"}
+    answers = await classify(task, most, long, "w1", long_text=Windows(stride=4, max_tokens=10), ignored_labels=())
+    assert [first.value, last.value] == [answers[0], answers[2]]
+    assert answers[1][-1].text.endswith("w99")
+
+
+@pytest.mark.parametrize(
+    ("long_text", "size", "windows", "results"),
+    [
+        (None, 512, 1, 8),
+        (Truncation(), 128, 1, 32),
+        (None, 8_192, 1, 1),
+        (Windows(), 16, 16, 16),
+        (Windows(), 512, 16, 1),
+        (Windows(), 1_024, 8, 1),  # long windows are fewer, so that a text has no more tokens
+        (Windows(), 32_768, 1, 1),
+    ],
+)
+async def test_what_a_stream_writes_at_once_is_bounded_by_windows_and_entities(task, long_text, size, windows, results):
+    plan = task.plan("", ClassifyTokensOptions(long_text=long_text))
+    plan = dataclasses.replace(plan, reading=dataclasses.replace(plan.reading, limit_tokens=size))
+    assert (plan.most_windows, plan.most_results) == (windows, results)
 
 
 def test_tags_and_names_of_labels_are_those_of_transformers():

@@ -346,7 +346,7 @@ class StreamClassifyTokensItem(_message.Message):
     id: _builtins.str
     """id comes back with the result. Optional and not interpreted; the server does not check that ids differ."""
     text: _builtins.str
-    """text is what to label. Required; an empty one is answered with the reason TEXT_EMPTY."""
+    """text is what to label. Required; an empty one is answered with the reason TEXT_EMPTY, one of too many windows with TEXT_TOO_LONG."""
     def __init__(
         self,
         *,

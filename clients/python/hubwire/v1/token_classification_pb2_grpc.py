@@ -60,6 +60,8 @@ class TokenClassificationServiceServicer:
 
     def StreamClassifyTokens(self, request_iterator, context):
         """StreamClassifyTokens does so for a stream of any length with flat memory on both sides. Its rules are those of EmbeddingService.StreamEmbed.
+        A text that needs more than 16 windows, or several that have more than 8,192 tokens together, is answered with the reason TEXT_TOO_LONG: ClassifyTokens
+        reads longer ones.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,7 +36,10 @@ class TokenClassificationServiceStub:
     ClassifyTokens: _grpc.UnaryUnaryMultiCallable[_token_classification_pb2.ClassifyTokensRequest, _token_classification_pb2.ClassifyTokensResponse]
     """ClassifyTokens returns the labelled parts of each text, in the order in which they stand in it. It is all or nothing, as EmbeddingService.Embed is."""
     StreamClassifyTokens: _grpc.StreamStreamMultiCallable[_token_classification_pb2.StreamClassifyTokensRequest, _token_classification_pb2.StreamClassifyTokensResponse]
-    """StreamClassifyTokens does so for a stream of any length with flat memory on both sides. Its rules are those of EmbeddingService.StreamEmbed."""
+    """StreamClassifyTokens does so for a stream of any length with flat memory on both sides. Its rules are those of EmbeddingService.StreamEmbed.
+    A text that needs more than 16 windows, or several that have more than 8,192 tokens together, is answered with the reason TEXT_TOO_LONG: ClassifyTokens
+    reads longer ones.
+    """
 
 @_typing.type_check_only
 class TokenClassificationServiceAsyncStub(TokenClassificationServiceStub):
@@ -46,7 +49,10 @@ class TokenClassificationServiceAsyncStub(TokenClassificationServiceStub):
     ClassifyTokens: _aio.UnaryUnaryMultiCallable[_token_classification_pb2.ClassifyTokensRequest, _token_classification_pb2.ClassifyTokensResponse]  # type: ignore[assignment]
     """ClassifyTokens returns the labelled parts of each text, in the order in which they stand in it. It is all or nothing, as EmbeddingService.Embed is."""
     StreamClassifyTokens: _aio.StreamStreamMultiCallable[_token_classification_pb2.StreamClassifyTokensRequest, _token_classification_pb2.StreamClassifyTokensResponse]  # type: ignore[assignment]
-    """StreamClassifyTokens does so for a stream of any length with flat memory on both sides. Its rules are those of EmbeddingService.StreamEmbed."""
+    """StreamClassifyTokens does so for a stream of any length with flat memory on both sides. Its rules are those of EmbeddingService.StreamEmbed.
+    A text that needs more than 16 windows, or several that have more than 8,192 tokens together, is answered with the reason TEXT_TOO_LONG: ClassifyTokens
+    reads longer ones.
+    """
 
 class TokenClassificationServiceServicer(metaclass=_abc_1.ABCMeta):
     """TokenClassificationService finds the tokens, words or entities of texts that a token-classification head labels."""
@@ -65,6 +71,9 @@ class TokenClassificationServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_token_classification_pb2.StreamClassifyTokensRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_token_classification_pb2.StreamClassifyTokensResponse], _abc.AsyncIterator[_token_classification_pb2.StreamClassifyTokensResponse]]:
-        """StreamClassifyTokens does so for a stream of any length with flat memory on both sides. Its rules are those of EmbeddingService.StreamEmbed."""
+        """StreamClassifyTokens does so for a stream of any length with flat memory on both sides. Its rules are those of EmbeddingService.StreamEmbed.
+        A text that needs more than 16 windows, or several that have more than 8,192 tokens together, is answered with the reason TEXT_TOO_LONG: ClassifyTokens
+        reads longer ones.
+        """
 
 def add_TokenClassificationServiceServicer_to_server(servicer: TokenClassificationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
