@@ -17,7 +17,7 @@ NAME = "hubwire.v1.FillMaskService"
 
 NO_OPTIONS = FillMaskOptions()
 """The options of a request that gives none."""
-INLINE_ENCODE_TOKENS = 2_000
+INLINE_ENCODE_TOKENS = 800
 """Up to so many candidates are written on the event loop, which takes about 1 ms; above, in a thread."""
 
 

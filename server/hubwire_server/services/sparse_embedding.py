@@ -29,7 +29,7 @@ from hubwire_server.tasks.stream import StreamResults
 VECTORS_FIELD = embedding_pb2.EmbedSparseResponse.VECTORS_FIELD_NUMBER
 NO_OPTIONS = EmbedSparseOptions()
 """The options of a request that gives none."""
-INLINE_ENCODE_TERMS = 20_000
+INLINE_ENCODE_TERMS = 50_000
 """Up to so many entries are written on the event loop, which takes about 1 ms; above, in a thread."""
 
 

@@ -26,8 +26,8 @@ NAME = "hubwire.v1.TokenizationService"
 
 NO_OPTIONS = TokenizeOptions()
 """The options of a request that gives none."""
-INLINE_ENCODE_TOKENS = 10_000
-"""Up to so many tokens are written on the event loop, which takes about 2 ms; above, in a thread."""
+INLINE_ENCODE_TOKENS = 4_000
+"""Up to so many tokens are written on the event loop, which takes about 1 ms; above, in a thread."""
 
 _TEXT = tokenization_pb2.TokenizedText
 _SPAN_TAGS = np.array([0x08, 0x10], dtype=np.uint32)

@@ -1,4 +1,5 @@
-"""Whole arrays as protobuf varints, for messages with several numbers a token: to build those one by one costs 0.5 us a token."""
+"""Whole arrays as protobuf varints, for messages with several numbers a token: message by message they cost three
+times as much, from some 400 tokens on."""
 
 from __future__ import annotations
 

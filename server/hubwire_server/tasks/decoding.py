@@ -11,8 +11,8 @@ from hubwire_server._native import NativeError, Tokenizer
 from hubwire_server.errors import HubwireError, Reason
 from hubwire_server.models.registry import ReadyModel
 
-INLINE_DECODE_TOKENS = 20_000
-"""Up to so many tokens are decoded on the event loop, which takes about 1 ms; above, in a thread, with the GIL released."""
+INLINE_DECODE_TOKENS = 4_000
+"""Up to so many tokens are decoded on the event loop, which takes about 1.5 ms; above, in a thread, with the GIL released."""
 
 _SPACES = (
     (" .", "."),

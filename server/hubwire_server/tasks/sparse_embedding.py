@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hubwire_server.errors import HubwireError, Reason
 from hubwire_server.models.description import Task
 from hubwire_server.models.registry import ReadyModel
 from hubwire_server.scheduling.item import BatchKey, Output
@@ -26,8 +27,11 @@ MAX_RESPONSE_BYTES = 2_097_152
 TERM_BYTES = 8
 """What an entry of a vector takes, its index and its value; TOKEN_BYTES where its text comes with it."""
 TOKEN_BYTES = 24
-INLINE_TERMS = 200_000
+INLINE_TERMS = 50_000
 """Up to so many entries are chosen and named on the event loop, which takes a few milliseconds at most; above, in a thread."""
+MAX_ANSWER_TERMS = 33_554_432
+"""What the vectors of an answer may hold together: about 256 MiB, as the answer of embed_tokens (embedding.py). A model that was not
+trained to be sparse gives most of its vocabulary."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +129,7 @@ class SparseEmbeddingTask:
         done = await self.texts.compute(work, caller, request.arrived_ns)
         finish = partial(_finish, plan, done.outputs)
         terms = sum(len(values) for _, values in done.outputs)
+        _check_answer_size(terms if not plan.max_terms else min(terms, plan.max_terms * len(done.outputs)), len(done.outputs))
         vectors, tokens = await asyncio.to_thread(finish) if terms > INLINE_TERMS else finish()
         return EmbedSparseResult(vectors=vectors, tokens=tokens, model=plan.model, usage=done.usage, timings=done.timings)
 
@@ -155,6 +160,18 @@ def largest_terms(indices: NDArray[np.int32], values: NDArray[np.float32], count
 def term_offsets(vectors: Sequence[SparseVector]) -> NDArray[np.int64]:
     """Where the entries of each vector begin among those of all, shape (n + 1,)."""
     return offsets_of([len(vector.indices) for vector in vectors])
+
+
+def _check_answer_size(terms: int, texts: int) -> None:
+    """Raises HubwireError where the vectors of an answer would hold too many entries."""
+    if terms > MAX_ANSWER_TERMS:
+        raise HubwireError(
+            Reason.TOO_MANY_TEXTS,
+            f"the vectors would have {terms} entries; the server answers with at most {MAX_ANSWER_TERMS}: "
+            "set max_terms, or send fewer texts",
+            field="texts",
+            metadata={"count": str(texts), "limit": str(max(1, texts * MAX_ANSWER_TERMS // terms))},
+        )
 
 
 def _finish(plan: EmbedSparsePlan, outputs: Sequence[Output]) -> tuple[list[SparseVector], list[str] | None]:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hubwire_server.errors import HubwireError, Reason
 from hubwire_server.models.description import Task
 from hubwire_server.tasks import sparse_embedding
 from hubwire_server.tasks.sparse_embedding import (
@@ -77,6 +78,20 @@ async def test_what_is_finished_in_a_thread_is_the_same(task, monkeypatch):
     assert inline.tokens == threaded.tokens
     assert [vector.indices.tolist() for vector in inline.vectors] == [vector.indices.tolist() for vector in threaded.vectors]
     assert len(inline.tokens) == 14
+
+
+async def test_an_answer_may_hold_so_many_entries_and_no_more(task, monkeypatch):
+    texts = ["w1 w2", "w3"]
+    full = await task.embed_sparse(EmbedSparseRequest(texts=texts), CALLER)
+    terms = sum(len(vector.indices) for vector in full.vectors)
+    monkeypatch.setattr(sparse_embedding, "MAX_ANSWER_TERMS", terms)
+    assert len((await task.embed_sparse(EmbedSparseRequest(texts=texts), CALLER)).vectors) == 2
+    monkeypatch.setattr(sparse_embedding, "MAX_ANSWER_TERMS", terms - 1)
+    with pytest.raises(HubwireError) as caught:
+        await task.embed_sparse(EmbedSparseRequest(texts=texts), CALLER)
+    assert (caught.value.reason, caught.value.metadata) == (Reason.TOO_MANY_TEXTS, {"count": "2", "limit": "1"})
+    cut = EmbedSparseRequest(texts=texts, options=EmbedSparseOptions(max_terms=10))
+    assert len((await task.embed_sparse(cut, CALLER)).vectors) == 2
 
 
 def test_offsets_are_those_of_the_entries():

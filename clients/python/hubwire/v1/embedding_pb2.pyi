@@ -607,7 +607,9 @@ class EmbedSparseRequest(_message.Message):
     """model is the name of a served model. Optional: the empty string means the default model for sparse embeddings."""
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """texts is what to embed. Required: at least one, none of them without characters; limits as in EmbedRequest."""
+        """texts is what to embed. Required: at least one, none of them without characters; limits as in EmbedRequest. An answer whose vectors would have
+        more than 33,554,432 entries returns an `INVALID_ARGUMENT` error with the reason TOO_MANY_TEXTS.
+        """
 
     @_builtins.property
     def options(self) -> Global___EmbedSparseOptions:
