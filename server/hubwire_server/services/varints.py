@@ -1,5 +1,5 @@
-"""Whole arrays as protobuf varints, for messages with several numbers a token: message by message they cost three
-times as much, from some 400 tokens on."""
+"""Whole arrays as protobuf varints, for messages with several numbers a token. Built message by message, 8,000 tokens take three times as
+long; a single short text takes 0.1 ms longer this way."""
 
 from __future__ import annotations
 
