@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hubwire_server._native import top_k
 from hubwire_server.errors import HubwireError, Reason
 from hubwire_server.models.description import ClassificationDetails, Task
 from hubwire_server.models.registry import ReadyModel
@@ -25,6 +26,13 @@ ClassificationFunction = Literal["", "sigmoid", "softmax", "none"]
 
 MAX_SCORES = 1_048_576
 """How many labels an answer may hold over all of its texts: a head with very many labels would otherwise make an answer of gigabytes."""
+MAX_LOGITS = 16_777_216
+"""How many logits a request may have over all of its texts: the head computes all of them, whatever the request asks for. They take 64 MiB,
+in the worker and again on their way."""
+SCORED_AT_ONCE = 1_048_576
+"""About how many logits are scored at a time, in float64: more would take several times the memory of the request."""
+MIN_NATIVE_LABELS = 256
+"""From so many labels on the best are chosen without sorting all of them. Fewer are sorted within some 10 us a row."""
 INLINE_SCORES = 16_384
 """Up to so many logits are scored on the event loop, which takes less than 1 ms; above, in a thread."""
 MAX_RESPONSE_BYTES = 2_097_152
@@ -95,8 +103,9 @@ class ClassifyPlan:
     @property
     def most_results(self) -> int:
         """See StreamPlan."""
-        label_bytes = LABEL_BYTES + _longest(self.model.classification.labels)
-        return max(1, min(MAX_RESPONSE_BYTES // (RESULT_BYTES + self.top_k * label_bytes), MAX_RESPONSE_LABELS // self.top_k))
+        labels = self.model.classification.labels
+        size = RESULT_BYTES + self.top_k * (LABEL_BYTES + _longest(labels))
+        return max(1, min(MAX_RESPONSE_BYTES // size, MAX_RESPONSE_LABELS // self.top_k, INLINE_SCORES // len(labels)))
 
     def extras(self, tokenized: Tokenized) -> Sequence[NDArray[Any]] | None:
         """See StreamPlan: tokens are all that the head needs."""
@@ -109,12 +118,19 @@ class ClassifyPlan:
 
     def rank(self, logits: NDArray[np.float32]) -> RankedLabels:
         """The answer for logits of shape (n, L). The labels that are left out count in the scores of the others."""
+        count, width = logits.shape
+        rows = max(1, SCORED_AT_ONCE // width)
+        parts = [self._rank_rows(logits[low : low + rows]) for low in range(0, count, rows)]
+        columns, scores = (np.concatenate(arrays) for arrays in zip(*parts, strict=True)) if len(parts) > 1 else parts[0]
+        return RankedLabels(labels=self.model.classification.labels, columns=columns, scores=scores)
+
+    def _rank_rows(self, logits: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The columns of the best labels and their scores, for some rows."""
         scores = apply_function(logits, self.function)
         if self.columns is not None:
             scores = scores[:, self.columns]
         order, best = best_first(scores, self.top_k)
-        columns = order if self.columns is None else self.columns[order]
-        return RankedLabels(labels=self.model.classification.labels, columns=columns, scores=best)
+        return order if self.columns is None else self.columns[order], best
 
 
 class TextClassificationTask:
@@ -129,6 +145,7 @@ class TextClassificationTask:
         self.texts.texts.check(request.texts)
         if request.pairs:
             self.texts.texts.check_pairs(request.texts, request.pairs, "text_pairs")
+        _check_logits(len(request.texts), len(plan.model.classification.labels))
         _check_answer_size(len(request.texts), plan.top_k)
         work = TextWork(model=plan.model, key=plan.key, reading=plan.reading, texts=request.texts, pairs=request.pairs or None)
         done = await self.texts.compute(work, caller, request.arrived_ns)
@@ -195,6 +212,11 @@ def best_first(scores: NDArray[np.float64], k: int) -> tuple[NDArray[np.int64], 
     """The columns of the k highest scores of each row, and these scores. Scores that are equal as float32, which is how they travel, keep
     their order."""
     rounded = scores.astype(np.float32)
+    # What overflows as float32 has an order too, which the native function refuses to say.
+    if rounded.shape[1] >= MIN_NATIVE_LABELS and np.isfinite(rounded).all():
+        # Of scores and not of logits: logits that differ may be one score.
+        order, best, _ = top_k(rounded, k)
+        return order.astype(np.int64), best
     order = np.argsort(-rounded, axis=1, kind="stable")[:, :k]
     return order, np.take_along_axis(rounded, order, axis=1)
 
@@ -246,6 +268,18 @@ def _longest(labels: tuple[str, ...]) -> int:
 def _some(labels: Sequence[str]) -> str:
     """The first labels of a head, for people."""
     return ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")
+
+
+def _check_logits(texts: int, labels: int) -> None:
+    """However few labels a request asks for, the head computes all of them for each of its texts."""
+    if texts * labels > MAX_LOGITS:
+        limit = max(1, MAX_LOGITS // labels)
+        raise HubwireError(
+            Reason.TOO_MANY_TEXTS,
+            f"a head of {labels} labels computes {texts * labels} values for {texts} texts; the server takes {MAX_LOGITS} in one request",
+            field="texts",
+            metadata={"count": str(texts), "limit": str(limit)},
+        )
 
 
 def _check_answer_size(texts: int, labels: int) -> None:

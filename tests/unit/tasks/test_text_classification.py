@@ -90,6 +90,55 @@ def test_scores_that_are_equal_as_they_travel_count_as_equal():
     assert scores.tolist() == [[0.5, 0.5]]
 
 
+@pytest.mark.parametrize("k", [1, 7, 500, 1_000])
+def test_the_best_of_very_many_labels_are_those_that_sorting_all_finds(k, monkeypatch):
+    """Scores that saturate are equal although their logits differ."""
+    logits = np.random.default_rng(0).normal(0, 60, (20, 1_000)).astype(np.float32)
+    for scores in (sigmoid(logits.astype(np.float64)), softmax(logits.astype(np.float64)), np.round(logits.astype(np.float64), -1)):
+        chosen = best_first(scores, k)
+        with monkeypatch.context() as patch:
+            patch.setattr(np, "argsort", None)
+            best_first(scores, k)  # nothing is sorted
+            patch.undo()
+            patch.setattr(text_classification, "MIN_NATIVE_LABELS", 10_000)
+            expected = best_first(scores, k)
+        np.testing.assert_array_equal(chosen[0], expected[0])
+        np.testing.assert_array_equal(chosen[1], expected[1])
+        assert chosen[0].dtype == np.int64
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+def test_scores_that_overflow_as_they_travel_have_an_order_too():
+    scores = np.zeros((1, 300))
+    scores[0, [5, 9]] = [1e300, -1e300]
+    columns, _ = best_first(scores, 300)
+    assert columns[0, [0, 1, -1]].tolist() == [5, 0, 9]
+
+
+async def test_a_plan_ranks_rows_in_parts_with_the_same_answer(task, monkeypatch):
+    plan = task.plan("", ClassifyOptions(labels=("e", "b"), top_k=2), pair=False)
+    logits = np.random.default_rng(0).standard_normal((11, 5)).astype(np.float32)
+    whole = plan.rank(logits)
+    sizes = []
+    function = text_classification.apply_function
+    monkeypatch.setattr(text_classification, "apply_function", lambda rows, name: sizes.append(len(rows)) or function(rows, name))
+    monkeypatch.setattr(text_classification, "SCORED_AT_ONCE", 20)
+    parts = plan.rank(logits)
+    assert sizes == [4, 4, 3]
+    np.testing.assert_array_equal(whole.columns, parts.columns)
+    np.testing.assert_array_equal(whole.scores, parts.scores)
+
+
+async def test_logits_that_nobody_asked_for_count_too(task, monkeypatch):
+    monkeypatch.setattr(text_classification, "MAX_LOGITS", 11)
+    with pytest.raises(HubwireError) as caught:
+        await task.classify(ClassifyTextRequest(texts=["crash"] * 3, options=ClassifyOptions(top_k=1)), CALLER)
+    assert (caught.value.reason, caught.value.field) == (Reason.TOO_MANY_TEXTS, "texts")
+    assert caught.value.metadata == {"count": "3", "limit": "2"}
+    answered = await task.classify(ClassifyTextRequest(texts=["w1"] * 2, options=ClassifyOptions(top_k=1)), CALLER)
+    assert answered.ranked.scores.shape == (2, 1)
+
+
 async def test_a_plan_ranks_the_labels_that_were_asked_for(task):
     logits = np.array([[0.0, 1.0, 2.0, 3.0, 4.0], [4.0, 3.0, 2.0, 1.0, 0.0]], np.float32)
     ranked = task.plan("", ClassifyOptions(labels=("e", "b"), top_k=2, function="none"), pair=False).rank(logits)
@@ -159,6 +208,15 @@ async def test_a_message_of_a_stream_holds_few_results_where_their_labels_are_ma
     details = msgspec.structs.replace(plan.model.description.classification, labels=(label,) * 5)
     model = dataclasses.replace(plan.model, description=msgspec.structs.replace(plan.model.description, classification=details))
     assert dataclasses.replace(plan, model=model, top_k=top_k).most_results == most
+
+
+async def test_a_message_of_a_stream_holds_few_results_of_a_head_with_very_many_labels(task):
+    plan = task.plan("", ClassifyOptions(top_k=1), pair=True)
+    for labels, most in ((1_000, text_classification.INLINE_SCORES // 1_000), (100_000, 1)):
+        names = tuple(f"l{index}" for index in range(labels))
+        details = msgspec.structs.replace(plan.model.description.classification, labels=names)
+        model = dataclasses.replace(plan.model, description=msgspec.structs.replace(plan.model.description, classification=details))
+        assert dataclasses.replace(plan, model=model).most_results == most
 
 
 async def test_a_value_of_a_stream_does_not_keep_the_memory_of_its_batch(task):
