@@ -53,6 +53,8 @@ def read_head_folder(path: Path, head: Head) -> HeadFolder:
     place = _transformer_path(path)
     config = read_json(place / "config.json", dict)
     _refuse_other_heads(config, head)
+    if head is Head.MASKED_LM and (path / "modules.json").exists():
+        _refuse_other_sparse_modules(path)
     # Those of a SparseEncoder, which is a masked language model, or of a CrossEncoder.
     names = TRANSFORMER_CONFIGS if (path / "modules.json").exists() else ()
     settings: dict[str, Any] = next((found for name in names if (found := read_json(place / name, dict, missing_ok=True))), {})
@@ -80,6 +82,21 @@ def architectures(config: Mapping[str, Any]) -> tuple[str, ...]:
     """The classes that a checkpoint was saved from, as its configuration has them."""
     names = config.get("architectures")
     return tuple(str(name) for name in names) if isinstance(names, list) else ()
+
+
+def _refuse_other_sparse_modules(path: Path) -> None:
+    """A SparseEncoder may pool in other ways than SPLADE, which would give other vectors than those it was trained for."""
+    for module in read_json(path / "modules.json", list):
+        kind = str(module.get("type", "")).rpartition(".")[2] if isinstance(module, dict) else ""
+        if kind in ("Transformer", "MLMTransformer"):
+            continue
+        if kind != "SpladePooling":
+            raise HubwireError(Reason.MODEL_NOT_SUPPORTED, f"the module {kind or module!r} of a sparse encoder is not supported")
+        config = read_json(path / str(module.get("path", "")) / "config.json", dict)
+        for name, ours in (("pooling_strategy", "max"), ("activation_function", "relu")):
+            if config.get(name, ours) != ours:
+                text = f"the sparse encoder has {name} {config[name]!r}; {ours!r} is supported"
+                raise HubwireError(Reason.MODEL_NOT_SUPPORTED, text)
 
 
 def _refuse_other_heads(config: Mapping[str, Any], head: Head) -> None:

@@ -148,3 +148,31 @@ def test_each_head_of_a_checkpoint_has_an_export_and_a_record_of_its_own(tmp_pat
             assert (description.head, description.row_size) == (head, size)
     assert len([each for each in (tmp_path / "cache" / "exports").iterdir() if each.is_dir()]) == 2
     assert len(list((tmp_path / "cache" / "choices").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "pooling", "text"),
+    [
+        ("SpladePooling", {"pooling_strategy": "sum"}, "pooling_strategy 'sum'"),
+        ("SpladePooling", {"activation_function": "log1p_relu"}, "activation_function 'log1p_relu'"),
+        ("SparseAutoEncoder", {}, "SparseAutoEncoder"),
+    ],
+)
+def test_a_sparse_encoder_that_pools_in_another_way_is_refused(tmp_path, kind, pooling, text):
+    path = folder(tmp_path / "model", architectures=["BertForMaskedLM"])
+    modules = [{"type": "sentence_transformers.MLMTransformer", "path": ""}, {"type": f"sentence_transformers.{kind}", "path": "1_Pooling"}]
+    (path / "modules.json").write_text(json.dumps(modules))
+    (path / "1_Pooling").mkdir()
+    (path / "1_Pooling/config.json").write_text(json.dumps(pooling))
+    with pytest.raises(HubwireError, match=text) as caught:
+        read_head_folder(path, Head.MASKED_LM)
+    assert caught.value.reason is Reason.MODEL_NOT_SUPPORTED
+
+
+def test_a_splade_encoder_is_read(tmp_path):
+    path = folder(tmp_path / "model", architectures=["BertForMaskedLM"])
+    modules = [{"type": "a.MLMTransformer", "path": ""}, {"type": "a.SpladePooling", "path": "1_SpladePooling"}]
+    (path / "modules.json").write_text(json.dumps(modules))
+    (path / "1_SpladePooling").mkdir()
+    (path / "1_SpladePooling/config.json").write_text(json.dumps({"pooling_strategy": "max", "activation_function": "relu"}))
+    assert read_head_folder(path, Head.MASKED_LM).path == path
