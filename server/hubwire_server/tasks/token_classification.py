@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 INLINE_DECODE_TOKENS = 5_000
 """Up to so many tokens are decoded on the event loop, which takes about 1 ms; above, in a thread."""
+MAX_LOGITS = 67_108_864
+"""How many logits the tokens of a request may have: they are held together, in 256 MiB, until all are there."""
 MAX_STREAM_WINDOWS = 16
 MAX_STREAM_TOKENS = 8_192
 """The most windows of one text of a stream, and how many tokens these may have where they are several. Its entities are found and written
@@ -131,7 +133,11 @@ class TokenClassificationTask:
             texts = _join(request, self.texts.texts)
         else:
             self.texts.texts.check(texts)
-        work = TextWork(model=plan.model, key=plan.key, reading=plan.reading, texts=texts, words=words, field=where)
+
+        def check(tokenized: Tokenized) -> None:
+            _check_logits(len(tokenized.batch.ids), len(plan.model.classification.labels), where)
+
+        work = TextWork(model=plan.model, key=plan.key, reading=plan.reading, texts=texts, words=words, extras=check, field=where)
         done = await self.texts.compute(work, caller, request.arrived_ns)
 
         def decode() -> list[list[Entity]]:
@@ -166,6 +172,17 @@ def _reading(model: ReadyModel, options: ClassifyTokensOptions, path: str) -> Re
         raise HubwireError(Reason.OPTION_NOT_SUPPORTED, text, field=f"{path}.windows")
     limit = limit_window(model, long_text, model.description.max_tokens, f"{path}.windows")
     return Reading(limit_tokens=limit, windows=long_text, spans="code_point")
+
+
+def _check_logits(tokens: int, labels: int, field: str) -> None:
+    """The head gives each token a value for each of its labels, which may be many."""
+    if tokens * labels > MAX_LOGITS:
+        raise HubwireError(
+            Reason.TOO_MANY_TEXTS,
+            f"{tokens} tokens with {labels} labels make {tokens * labels} values; the server takes {MAX_LOGITS} in one request",
+            field=field,
+            metadata={"count": str(tokens), "limit": str(MAX_LOGITS // labels)},
+        )
 
 
 def _join(request: ClassifyTokensRequest, texts: Texts) -> list[str]:

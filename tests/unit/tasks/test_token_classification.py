@@ -215,6 +215,16 @@ async def test_what_a_stream_writes_at_once_is_bounded_by_windows_and_entities(t
     assert (plan.most_windows, plan.most_results) == (windows, results)
 
 
+@pytest.mark.parametrize(("fields", "field"), [({"texts": ("w1 crash",)}, "texts"), ({"split_texts": [["w1", "crash"]]}, "split_texts")])
+async def test_a_request_with_more_logits_than_the_server_holds_is_refused_before_it_is_computed(task, monkeypatch, fields, field):
+    monkeypatch.setattr(token_classification, "MAX_LOGITS", 4 * len(LABELS) - 1)
+    with pytest.raises(HubwireError) as caught:
+        await task.classify(ClassifyTokensRequest(**fields), CALLER)
+    assert (caught.value.reason, caught.value.field) == (Reason.TOO_MANY_TEXTS, field)
+    assert caught.value.metadata == {"count": "4", "limit": "3"}
+    assert len(await classify(task, "w1")) == 1
+
+
 def test_tags_and_names_of_labels_are_those_of_transformers():
     table = label_table(("O", "B-PER", "I-PER", "PER", "E-PER", "B-X-Y", "I-X-Y", "B-"))
     assert table.tags.tolist() == [0, 1, 1, 1, 2, 3, 3, 4]
