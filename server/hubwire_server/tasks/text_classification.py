@@ -215,8 +215,8 @@ def best_first(scores: NDArray[np.float64], k: int) -> tuple[NDArray[np.int64], 
     # What overflows as float32 has an order too, which the native function refuses to say.
     if rounded.shape[1] >= MIN_NATIVE_LABELS and np.isfinite(rounded).all():
         # Of scores and not of logits: logits that differ may be one score.
-        order, best, _ = top_k(rounded, k)
-        return order.astype(np.int64), best
+        chosen, best, _ = top_k(rounded, k)
+        return chosen.astype(np.int64), best
     order = np.argsort(-rounded, axis=1, kind="stable")[:, :k]
     return order, np.take_along_axis(rounded, order, axis=1)
 
