@@ -1,8 +1,9 @@
-"""From token ids back to text, as transformers writes it."""
+"""What tasks share after the worker answered: from token ids back to text, as transformers writes it, and logits to probabilities."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +12,12 @@ from hubwire_server._native import NativeError, Tokenizer
 from hubwire_server.errors import HubwireError, Reason
 from hubwire_server.models.registry import ReadyModel
 
+Floats = TypeVar("Floats", bound=np.floating[Any])
+
 INLINE_DECODE_TOKENS = 4_000
 """Up to so many tokens are decoded on the event loop, which takes about 1.5 ms; above, in a thread, with the GIL released."""
+INLINE_LABEL_TOKENS = 5_000
+"""Up to so many tokens with logits become entities or answers on the event loop; above, in a thread."""
 
 _SPACES = (
     (" .", "."),
@@ -58,6 +63,13 @@ def vocabulary_entries(tokenizer: Tokenizer, ids: NDArray[np.int32]) -> list[str
     entries[known] = tokenizer.tokens(ids[known])
     listed: list[str] = entries.tolist()
     return listed
+
+
+def softmax(logits: NDArray[Floats]) -> NDArray[Floats]:
+    """The probabilities over the last axis, in the type of the logits."""
+    scores: NDArray[Floats] = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    scores /= scores.sum(axis=-1, keepdims=True)
+    return scores
 
 
 def offsets_of(lengths: NDArray[np.int64] | Sequence[int]) -> NDArray[np.int64]:

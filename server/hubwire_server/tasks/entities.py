@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from hubwire_server._native import aggregate_entities
 from hubwire_server.models.registry import ReadyModel
+from hubwire_server.tasks.decoding import softmax
 from hubwire_server.tasks.spans import convert_spans, follows_no_space, repeat_rows
 from hubwire_server.tasks.texts import Tokenized
 
@@ -113,13 +114,6 @@ def label_table(labels: tuple[str, ...]) -> LabelTable:
         tags=np.array([numbers[tag] for tag in tags], dtype=np.int32),
         begins=np.array([label.startswith("B-") for label in labels], dtype=np.bool_),
     )
-
-
-def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The probabilities of each row, in float32 as the pipeline computes them."""
-    scores: NDArray[np.float32] = np.exp(logits - logits.max(axis=1, keepdims=True))
-    scores /= scores.sum(axis=1, keepdims=True)
-    return scores
 
 
 def find_entities(

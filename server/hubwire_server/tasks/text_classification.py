@@ -18,6 +18,7 @@ from hubwire_server.models.description import ClassificationDetails, Task
 from hubwire_server.models.registry import ReadyModel
 from hubwire_server.scheduling.item import BatchKey, Output
 from hubwire_server.tasks.answer import Timings, Usage
+from hubwire_server.tasks.decoding import softmax
 from hubwire_server.tasks.stream import StreamEntry
 from hubwire_server.tasks.text_task import TextTask, TextWork, batch_key
 from hubwire_server.tasks.texts import Caller, Reading, Tokenized, Truncation, check_unique, limit_tokens
@@ -198,13 +199,6 @@ def apply_function(logits: NDArray[np.float32], function: ClassificationFunction
 def sigmoid(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """1 / (1 + exp(-x)), without overflow for large negative values."""
     scores: NDArray[np.float64] = np.exp(-np.logaddexp(0.0, -values))
-    return scores
-
-
-def softmax(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Softmax over the last axis."""
-    exps = np.exp(values - values.max(axis=-1, keepdims=True))
-    scores: NDArray[np.float64] = exps / exps.sum(axis=-1, keepdims=True)
     return scores
 
 

@@ -15,6 +15,7 @@ from hubwire_server.models.description import Task
 from hubwire_server.models.registry import ReadyModel
 from hubwire_server.scheduling.item import BatchKey, Output
 from hubwire_server.tasks.answer import Timings, Usage
+from hubwire_server.tasks.decoding import INLINE_LABEL_TOKENS
 from hubwire_server.tasks.entities import Entity, EntityRules, LabelledTokens, find_entities
 from hubwire_server.tasks.stream import StreamEntry
 from hubwire_server.tasks.text_task import TextTask, TextWork, batch_key
@@ -23,8 +24,6 @@ from hubwire_server.tasks.texts import Caller, Reading, Texts, Tokenized, Trunca
 if TYPE_CHECKING:
     from hubwire_server._native import AggregationStrategy, OffsetUnit
 
-INLINE_DECODE_TOKENS = 5_000
-"""Up to so many tokens are decoded on the event loop, which takes about 1 ms; above, in a thread."""
 MAX_LOGITS = 67_108_864
 """How many logits the tokens of a request may have: they are held together, in 256 MiB, until all are there."""
 MAX_STREAM_WINDOWS = 16
@@ -144,7 +143,7 @@ class TokenClassificationTask:
             tokens = LabelledTokens.of(done.tokenized, done.array(), 0, len(done.outputs))
             return find_entities(plan.rules, texts, tokens, words)
 
-        entities = await asyncio.to_thread(decode) if len(done.tokenized.batch.ids) > INLINE_DECODE_TOKENS else decode()
+        entities = await asyncio.to_thread(decode) if len(done.tokenized.batch.ids) > INLINE_LABEL_TOKENS else decode()
         return ClassifyTokensResult(entities=entities, model=plan.model, usage=done.usage, timings=done.timings)
 
     def plan(self, model_name: str, options: ClassifyTokensOptions, path: str = "") -> TokenPlan:

@@ -15,7 +15,8 @@ from hubwire_server.errors import HubwireError, Reason
 from hubwire_server.models.description import Task
 from hubwire_server.models.registry import ReadyModel
 from hubwire_server.tasks.answer import Usage
-from hubwire_server.tasks.text_classification import INLINE_SCORES, ClassifyTextResult, RankedLabels, best_first, ready_for, softmax
+from hubwire_server.tasks.decoding import softmax
+from hubwire_server.tasks.text_classification import INLINE_SCORES, ClassifyTextResult, RankedLabels, best_first, ready_for
 from hubwire_server.tasks.text_task import ComputedTexts, TextTask, TextWork, batch_key
 from hubwire_server.tasks.texts import Caller, Reading, Truncation, check_unique, limit_tokens
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hubwire_server.errors import HubwireError, Reason
 from hubwire_server.models.description import ClassificationDetails, Task
 from hubwire_server.tasks import text_classification
+from hubwire_server.tasks.decoding import softmax
 from hubwire_server.tasks.stream import StreamEntry
 from hubwire_server.tasks.text_classification import (
     MAX_RESPONSE_BYTES,
@@ -24,7 +25,6 @@ from hubwire_server.tasks.text_classification import (
     best_first,
     default_function,
     sigmoid,
-    softmax,
 )
 from hubwire_server.tasks.text_task import TextTask
 from hubwire_server.tasks.texts import Caller, TextLimits, Texts, Truncation

@@ -10,7 +10,8 @@ import pytest
 from hubwire_server.errors import HubwireError, Reason
 from hubwire_server.models.description import Task
 from hubwire_server.tasks import token_classification
-from hubwire_server.tasks.entities import label_table, softmax
+from hubwire_server.tasks.decoding import softmax
+from hubwire_server.tasks.entities import label_table
 from hubwire_server.tasks.stream import StreamEntry, TextStream
 from hubwire_server.tasks.text_task import TextTask
 from hubwire_server.tasks.texts import Caller, TextLimits, Texts, Truncation, Windows
@@ -163,7 +164,7 @@ async def test_a_large_request_gives_what_each_of_its_texts_gives(task, monkeypa
     texts = [" ".join(f"w{word}" for word in np.random.default_rng(seed).integers(0, 900, 20)) for seed in range(50)]
     alone = [(await classify(task, text))[0] for text in texts]
     assert await classify(task, *texts) == alone
-    monkeypatch.setattr(token_classification, "INLINE_DECODE_TOKENS", 100)
+    monkeypatch.setattr(token_classification, "INLINE_LABEL_TOKENS", 100)
     assert await classify(task, *texts) == alone
 
 
