@@ -23,6 +23,11 @@ from hubwire_server.tasks.texts import Truncation, count_mismatch, limit_tokens
 if TYPE_CHECKING:
     from hubwire_server._native import OffsetUnit
 
+MAX_TOKENIZE_BYTES = 1_048_576
+"""The most bytes of the texts of a request for tokens, all together: the answer says much of each token, and takes many times their size."""
+MAX_COUNT_BYTES = 8_388_608
+"""The most bytes of the texts of a request for numbers of tokens, all together."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizeOptions:
@@ -106,7 +111,7 @@ class TokenizationTask:
         maximum = None
         if options.truncation is not None:
             maximum = limit_tokens(model, options.truncation, "options.truncation", pair=bool(request.pairs))
-        self._check(request.texts, request.pairs)
+        self._check(request.texts, request.pairs, MAX_TOKENIZE_BYTES)
         encode = partial(
             model.tokenizer.encode,
             request.texts,
@@ -148,7 +153,7 @@ class TokenizationTask:
     async def count(self, request: CountTokensRequest) -> CountTokensResult:
         """How many tokens each text has. Raises HubwireError for the first text that the server does not take."""
         model = self._model(request.model)
-        self._check(request.texts, request.pairs)
+        self._check(request.texts, request.pairs, MAX_COUNT_BYTES)
         work = partial(model.tokenizer.encode, request.texts, request.pairs or None, add_special_tokens=not request.skip_special_tokens)
         try:
             batch = await self._texts.run(work, _characters(request.texts, request.pairs))
@@ -162,8 +167,9 @@ class TokenizationTask:
         _ = model.tokenizer  # refuses a model whose tokenizer is not here, before anything else is said of the request
         return model
 
-    def _check(self, texts: Sequence[str], pairs: Sequence[str]) -> None:
-        """Raises HubwireError for what the server does not take. A text without characters is fine here."""
+    def _check(self, texts: Sequence[str], pairs: Sequence[str], limit: int) -> None:
+        """Raises HubwireError for what the server does not take, also texts of more than limit bytes together. A text without characters is
+        fine here."""
         self._texts.check_count(len(texts), "texts")
         if pairs and len(pairs) != len(texts):
             raise count_mismatch(len(texts), len(pairs), "text_pairs")
@@ -171,6 +177,14 @@ class TokenizationTask:
             for index, text in enumerate(some):
                 if text and (error := self._texts.text_error(text, f"{field_name}[{index}]")) is not None:
                     raise error
+        size = sum(len(text.encode()) for some in (texts, pairs) for text in some)
+        if size > limit:
+            raise HubwireError(
+                Reason.TEXT_TOO_LARGE,
+                f"the texts have {size} bytes together; the server takes {limit} in such a request",
+                field="texts",
+                metadata={"size_bytes": str(size), "limit_bytes": str(limit)},
+            )
 
 
 def _characters(texts: Sequence[str], pairs: Sequence[str]) -> int:

@@ -98,3 +98,15 @@ async def test_pairs_are_as_many_as_texts_and_may_be_empty(task):
         with pytest.raises(HubwireError) as caught:
             await call
         assert (caught.value.reason, caught.value.field) == (Reason.COUNT_MISMATCH, "text_pairs")
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "name"), [("tokenize", TokenizeRequest, "MAX_TOKENIZE_BYTES"), ("count", CountTokensRequest, "MAX_COUNT_BYTES")]
+)
+async def test_texts_of_too_many_bytes_together_are_refused(task, monkeypatch, method, kind, name):
+    monkeypatch.setattr(f"hubwire_server.tasks.tokenization.{name}", 6)
+    await getattr(task, method)(kind(texts=["fox"], pairs=["fox"]))
+    with pytest.raises(HubwireError) as caught:
+        await getattr(task, method)(kind(texts=["fox"], pairs=["foxs"]))
+    assert caught.value.reason == Reason.TEXT_TOO_LARGE
+    assert caught.value.metadata == {"size_bytes": "7", "limit_bytes": "6"}
