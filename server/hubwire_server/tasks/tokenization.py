@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hubwire_server._native import OffsetUnit
 
 MAX_TOKENIZE_BYTES = 1_048_576
-"""The most bytes of the texts of a request for tokens, all together: the answer says much of each token, and takes many times their size."""
+"""The most bytes of the texts of a request for tokens, all together: an answer says much of each token, and is many times their size."""
 MAX_COUNT_BYTES = 8_388_608
 """The most bytes of the texts of a request for numbers of tokens, all together."""
 
