@@ -124,7 +124,7 @@ soak: build ## Stream 20,000 texts through a real server.
 
 lock: ## Pin every dependency in requirements.lock.
 	$(UV) pip compile pyproject.toml --group dev --extra demo --universal --python-version 3.11 --generate-hashes \
-		--no-emit-package hubwire --no-header --quiet --output-file requirements.lock
+		--override .lock-overrides.txt --no-emit-package hubwire --no-header --quiet --output-file requirements.lock
 
 clean: ## Remove what the other commands made.
 	rm -rf $(VENV) native/target
@@ -147,8 +147,9 @@ $(BIN)/ghz: | $(BIN)/python
 	@command -v go >/dev/null || { echo "The load benchmarks drive the server with ghz, which go installs: install a Go toolchain first" >&2; exit 1; }
 	GOBIN="$(abspath $(BIN))" go install github.com/bojand/ghz/cmd/ghz@v0.121.0
 
+# The lock is complete, and to resolve it again would stumble over what it overrides (.lock-overrides.txt).
 $(STAMPS)/requirements: requirements.lock | $(BIN)/python
-	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r requirements.lock
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/project: $(STAMPS)/requirements pyproject.toml clients/python/pyproject.toml $(NATIVE)
