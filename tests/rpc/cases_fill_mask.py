@@ -56,6 +56,7 @@ CASES = [
     Case(
         "a target that is unknown", Reason.TARGET_NOT_FOUND, fill(MASKED, targets=["w1", "nowhere"]), "options.targets[1]", SERVER, "fake"
     ),
+    Case("a target of 2 kB", Reason.TEXT_TOO_LARGE, fill(MASKED, targets=["w1", "w" * 2_000]), "options.targets[1]", SERVER),
     Case("a target of two tokens", Reason.TARGET_NOT_FOUND, fill(MASKED, targets=["w1 w2"]), "options.targets[0]", SERVER, "fake"),
     Case("a target that is named twice", Reason.VALUE_REPEATED, fill(MASKED, targets=["w1", "w2", "w1"]), "options.targets[2]", SERVER),
     Case("an empty target", Reason.TEXT_EMPTY, fill(MASKED, targets=["w1", ""]), "options.targets[1]", SERVER),

@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hubwire.v1 import tokenization_pb2
+from hubwire_server.errors import HubwireError, Reason
 from hubwire_server.services import wire
 from hubwire_server.services.varints import packed, varint_sizes, varints
 from hubwire_server.tasks.tokenization import (
+    MAX_DETOKENIZE_IDS,
     CountTokensRequest,
     DetokenizeRequest,
     TokenizationTask,
@@ -70,6 +72,14 @@ class TokenizationService:
     async def detokenize(self, data: bytes, context: wire.Context) -> bytes:
         """TokenizationService.Detokenize."""
         message = wire.parse(tokenization_pb2.DetokenizeRequest, data)
+        count = sum(len(text.token_ids) for text in message.texts)
+        if count > MAX_DETOKENIZE_IDS:
+            raise HubwireError(
+                Reason.VALUE_OUT_OF_RANGE,
+                f"the request has {count} token ids; the server takes {MAX_DETOKENIZE_IDS}",
+                field="texts",
+                metadata={"minimum": "1", "maximum": str(MAX_DETOKENIZE_IDS)},
+            )
         request = DetokenizeRequest(
             ids=[np.array(text.token_ids, dtype=np.int64) for text in message.texts],
             model=message.model,

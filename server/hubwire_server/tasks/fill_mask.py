@@ -20,7 +20,7 @@ from hubwire_server.scheduling.item import BatchKey
 from hubwire_server.tasks.answer import Timings, Usage
 from hubwire_server.tasks.decoding import INLINE_DECODE_TOKENS, decode, offsets_of
 from hubwire_server.tasks.text_task import TextTask, TextWork, batch_key
-from hubwire_server.tasks.texts import Caller, Reading, Tokenized, Truncation, check_unique, limit_tokens
+from hubwire_server.tasks.texts import MAX_LABEL_BYTES, Caller, Reading, Tokenized, Truncation, check_unique, limit_tokens
 
 if TYPE_CHECKING:
     from hubwire_server._native import OffsetUnit
@@ -120,7 +120,7 @@ class FillMaskTask:
 
     async def fill_mask(self, request: FillMaskRequest, caller: Caller) -> FillMaskResult:
         """The tokens for each mask, or HubwireError for the first text that has none."""
-        plan = self.plan(request.model, request.options)
+        plan = await self.plan(request.model, request.options)
         self.texts.texts.check(request.texts)
         work = TextWork(model=plan.model, key=plan.key, reading=plan.reading, texts=request.texts, extras=plan.extras)
         done = await self.texts.compute(work, caller, request.arrived_ns)
@@ -142,7 +142,7 @@ class FillMaskTask:
             timings=done.timings,
         )
 
-    def plan(self, model_name: str, options: FillMaskOptions) -> FillMaskPlan:
+    async def plan(self, model_name: str, options: FillMaskOptions) -> FillMaskPlan:
         """Settles the options of a request. Raises HubwireError with the option that does not fit."""
         model = self.texts.registry.ready(model_name, Task.FILL_MASK)
         if model.description.tokenizer.mask_token_id < 0:
@@ -157,8 +157,9 @@ class FillMaskTask:
         targets = np.zeros(0, np.int32)
         if options.targets:
             self.texts.texts.check(options.targets, "options.targets")
+            self.texts.texts.check_short(options.targets, MAX_LABEL_BYTES, "options.targets")
             check_unique(options.targets, "options.targets")
-            targets = target_ids(model, options.targets)
+            targets = await self.texts.texts.run(partial(target_ids, model, options.targets), sum(map(len, options.targets)))
         choice = len(targets) or model.masked_language_model.vocabulary_size
         top_k = min(options.top_k or DEFAULT_TOP_K, choice)
         return FillMaskPlan(

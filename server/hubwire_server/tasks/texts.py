@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
+MAX_LABEL_BYTES = 1_024
+"""The longest label, or word to choose from, that a caller may name."""
 MAX_WINDOWS = 4_096
 """The most windows of a request. Each is an item of work, and takes about 2 us of the event loop before it is computed."""
 MAX_WINDOW_TOKENS = 524_288
@@ -163,6 +165,17 @@ class Texts:
                 metadata={"size_bytes": str(size), "limit_bytes": str(limit)},
             )
         return None
+
+    def check_short(self, texts: Sequence[str], limit_bytes: int, field: str) -> None:
+        """Raises HubwireError for the first of some labels or words that has more bytes than such a thing has."""
+        for index, text in enumerate(texts):
+            if (size := len(text.encode())) > limit_bytes:
+                raise HubwireError(
+                    Reason.TEXT_TOO_LARGE,
+                    f"it has {size} bytes; the server takes {limit_bytes} here",
+                    field=f"{field}[{index}]",
+                    metadata={"size_bytes": str(size), "limit_bytes": str(limit_bytes)},
+                )
 
     def check_windows(self, texts: Sequence[str], pairs: Sequence[str] | None) -> None:
         """Raises HubwireError where texts that are to be read in windows are more than a request may hold, as their bytes tell."""

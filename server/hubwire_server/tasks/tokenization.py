@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 MAX_TOKENIZE_BYTES = 1_048_576
 """The most bytes of the texts of a request for tokens, all together: an answer says much of each token, and is many times their size."""
+MAX_DETOKENIZE_IDS = 262_144
+"""The most ids of a request to write as text, which takes the tokenizer about a second."""
 MAX_COUNT_BYTES = 8_388_608
 """The most bytes of the texts of a request for numbers of tokens, all together."""
 

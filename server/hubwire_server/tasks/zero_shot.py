@@ -18,7 +18,7 @@ from hubwire_server.tasks.answer import Usage
 from hubwire_server.tasks.decoding import softmax
 from hubwire_server.tasks.text_classification import INLINE_SCORES, ClassifyTextResult, RankedLabels, best_first, ready_for
 from hubwire_server.tasks.text_task import ComputedTexts, TextTask, TextWork, batch_key
-from hubwire_server.tasks.texts import Caller, Reading, Truncation, check_unique, limit_tokens
+from hubwire_server.tasks.texts import MAX_LABEL_BYTES, Caller, Reading, Truncation, check_unique, limit_tokens
 
 DEFAULT_TEMPLATE = "This example is {}."
 PLACE = "{}"
@@ -60,7 +60,7 @@ class ZeroShotTask:
         assert entailment is not None
         limit = limit_tokens(model, request.options.truncation, "options.truncation", pair=True)
         hypotheses = self._hypotheses(request)
-        _check_room(model, hypotheses, limit)
+        await self.texts.texts.run(partial(_check_room, model, hypotheses, limit), sum(map(len, hypotheses)))
         count = len(hypotheses)
         work = TextWork(
             model=model,
@@ -82,6 +82,7 @@ class ZeroShotTask:
         texts, template = self.texts.texts, request.options.hypothesis_template
         texts.check(request.texts)
         texts.check(request.labels, "candidate_labels")
+        texts.check_short(request.labels, MAX_LABEL_BYTES, "candidate_labels")
         check_unique(request.labels, "candidate_labels")
         texts.check_count(len(request.texts) * len(request.labels), "texts")
         if template.count(PLACE) != 1:
@@ -90,7 +91,6 @@ class ZeroShotTask:
         # Checked before the sentences are made: a short request could ask for gigabytes of them.
         texts.check_read_bytes(_bytes(request.texts) * len(request.labels), "texts")
         texts.check_read_bytes(len(template.encode()) * len(request.texts) * len(request.labels), "options.hypothesis_template")
-        texts.check_read_bytes(_bytes(request.labels) * len(request.texts), "candidate_labels")
         return [template.replace(PLACE, label) for label in request.labels]
 
     async def _compute(self, work: TextWork, labels: int, caller: Caller, arrived_ns: int) -> ComputedTexts:

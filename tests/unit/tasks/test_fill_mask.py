@@ -105,7 +105,7 @@ async def test_a_model_without_a_mask_token_says_so():
     async with running_server(task=Task.FILL_MASK, description={"tokenizer": {"special_ids": [1, 2]}}) as server:
         texts = Texts(TextLimits(max_texts=10, max_text_bytes=1_000, max_request_bytes=1_000), threads=1)
         with pytest.raises(HubwireError, match="no mask token") as caught:
-            FillMaskTask(TextTask(server.app.registry, server.app.dispatcher, texts)).plan("", FillMaskOptions())
+            await FillMaskTask(TextTask(server.app.registry, server.app.dispatcher, texts)).plan("", FillMaskOptions())
         assert caught.value.reason is Reason.MODEL_NOT_SUPPORTED
         texts.close()
 
@@ -115,7 +115,7 @@ async def test_a_model_without_a_mask_token_says_so():
     [({}, 5), ({"top_k": 1_000}, 1_000), ({"targets": ("w1", "w2")}, 2), ({"targets": ("w1", "w2"), "top_k": 1}, 1)],
 )
 async def test_the_number_of_tokens_is_settled_before_texts_are_batched(task, options, top_k):
-    plan = task.plan("", FillMaskOptions(**options))
+    plan = await task.plan("", FillMaskOptions(**options))
     assert (plan.top_k, plan.key.option) == (top_k, str(top_k))
 
 

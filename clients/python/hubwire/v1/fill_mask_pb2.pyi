@@ -35,7 +35,7 @@ class FillMaskOptions(_message.Message):
     """offset_unit is the unit of the spans. Default OFFSET_UNIT_CODE_POINT."""
     @_builtins.property
     def targets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """targets restricts the answer to these words, each of which must be one token of the model (the reason TARGET_NOT_FOUND otherwise; VALUE_REPEATED where one
+        """targets restricts the answer to these words, of at most 1 KiB each, each of which must be one token of the model (the reason TARGET_NOT_FOUND otherwise; VALUE_REPEATED where one
         is named twice). A word is an entry of the vocabulary as it stands, or else one that the tokenizer reads as one token, at the beginning of a text or after
         a space. Scores are what they would be without it. At most as many as texts in a message. Empty means the whole vocabulary.
         """

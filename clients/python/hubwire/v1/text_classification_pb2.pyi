@@ -483,7 +483,7 @@ class ClassifyZeroShotRequest(_message.Message):
 
     @_builtins.property
     def candidate_labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """candidate_labels is the labels to score. Required: at least one, none of them empty or named twice."""
+        """candidate_labels is the labels to score, of at most 1 KiB each. Required: at least one, none of them empty or named twice."""
 
     @_builtins.property
     def options(self) -> Global___ClassifyZeroShotOptions:

@@ -234,7 +234,8 @@ class DetokenizeRequest(_message.Message):
     """keep_special_tokens writes special tokens into the text. Default false."""
     @_builtins.property
     def texts(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenIds]:
-        """texts is the tokens of each text. Required: at least one; an entry may have no tokens. An id that the vocabulary does not have returns an
+        """texts is the tokens of each text. Required: at least one, with at most 262,144 ids together; an entry may have no
+        tokens. An id that the vocabulary does not have returns an
         `INVALID_ARGUMENT` error with the reason VALUE_OUT_OF_RANGE.
         """
 
