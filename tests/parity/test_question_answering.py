@@ -37,7 +37,7 @@ class Case:
 
     top_k: int = 1
     max_answer_tokens: int = 15
-    stride: int = 0
+    stride: int | None = None
     max_tokens: int = 0
 
 
@@ -75,7 +75,7 @@ def reference(head: Head, case: Case, index: int) -> tuple[list[ReferenceAnswer]
         CONTEXTS[index],
         truncation="only_second",
         max_length=limit,
-        stride=case.stride or limit // 4,
+        stride=limit // 4 if case.stride is None else case.stride,
         return_overflowing_tokens=True,
         return_offsets_mapping=True,
     )
