@@ -93,6 +93,10 @@ class EmbedSparsePlan:
         """See StreamPlan: the tokens are all that is needed."""
         return None
 
+    def refusal(self, tokenized: Tokenized, rows: Sequence[int]) -> HubwireError | None:
+        """See StreamPlan: nothing, since a text is one row."""
+        return None
+
     def value(self, entry: StreamEntry, tokenized: Tokenized, rows: Sequence[int], outputs: Sequence[Output]) -> SparseVector:
         """See StreamPlan. The arrays are copied: they would otherwise keep the memory of their whole batch."""
         indices, values = outputs[0]

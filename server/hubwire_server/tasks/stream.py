@@ -68,6 +68,10 @@ class StreamPlan(Protocol):
         """See text_task.Extras."""
         ...
 
+    def refusal(self, tokenized: Tokenized, rows: Sequence[int]) -> HubwireError | None:
+        """What speaks against computing the rows of an entry."""
+        ...
+
     def value(self, entry: StreamEntry, tokenized: Tokenized, rows: Sequence[int], outputs: Sequence[Output]) -> Any:
         """The answer to one entry, from the outputs of its rows of the tokenized batch. It must not keep views into outputs. Raises
         HubwireError where there is none."""
@@ -265,6 +269,9 @@ class TextStream:
         pendings = []
         for index, (result, entry) in enumerate(group):
             if result.error is not None:
+                continue
+            if (error := self.plan.refusal(tokenized, rows[index])) is not None:
+                self._finish(result, error)
                 continue
             pending = _Pending(entry, result, tokenized, rows[index])
             pending.items = make_items(self.plan.key, tokenized, pending.rows, extras, self._caller, self)

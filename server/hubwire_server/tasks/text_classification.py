@@ -112,6 +112,10 @@ class ClassifyPlan:
         """See StreamPlan: tokens are all that the head needs."""
         return None
 
+    def refusal(self, tokenized: Tokenized, rows: Sequence[int]) -> HubwireError | None:
+        """See StreamPlan: nothing, since a text is one row."""
+        return None
+
     def value(self, entry: StreamEntry, tokenized: Tokenized, rows: Sequence[int], outputs: Sequence[Output]) -> NDArray[np.float32]:
         """See StreamPlan. The row is copied: it would otherwise keep the memory of its whole batch."""
         logits: NDArray[np.float32] = outputs[0][0].copy()

@@ -94,10 +94,12 @@ class TokenPlan:
     def extras(self, tokenized: Tokenized) -> None:
         """See StreamPlan: the worker needs the tokens alone."""
 
+    def refusal(self, tokenized: Tokenized, rows: Sequence[int]) -> HubwireError | None:
+        """See StreamPlan: a text of more windows than a stream takes."""
+        return self._too_many_windows(int(tokenized.batch.token_counts[rows[0]])) if len(rows) > self.most_windows else None
+
     def value(self, entry: StreamEntry, tokenized: Tokenized, rows: Sequence[int], outputs: Sequence[Output]) -> list[Entity]:
-        """See StreamPlan. The windows of a text follow each other. Raises HubwireError for a text of more windows than a stream takes."""
-        if len(rows) > self.most_windows:
-            raise self._too_many_windows(int(tokenized.batch.token_counts[rows[0]]))
+        """See StreamPlan. The windows of a text follow each other."""
         logits = np.concatenate([output[0] for output in outputs]) if len(outputs) > 1 else outputs[0][0]
         tokens = LabelledTokens.of(tokenized, logits, rows[0], rows[-1] + 1)
         return find_entities(self.rules, [entry.text], tokens)[0]
