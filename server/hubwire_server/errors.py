@@ -138,6 +138,11 @@ class HubwireError(Exception):
         return REASONS[self.reason].retryable
 
 
+def out_of_range(text: str, field: str, minimum: int, maximum: int) -> HubwireError:
+    """A number that is too small or too large. text says what it is, and what is taken."""
+    return HubwireError(Reason.VALUE_OUT_OF_RANGE, text, field, {"minimum": str(minimum), "maximum": str(maximum)})
+
+
 def shutting_down() -> HubwireError:
     """What everything that the server cannot finish any more is answered with."""
     return HubwireError(Reason.SHUTTING_DOWN, "the server is shutting down", retry_after_ms=1_000)

@@ -97,7 +97,7 @@ class EmbeddingService:
         request = EmbedTokensRequest(
             texts=list(message.texts),
             model=message.model,
-            truncation=wire.truncation(options.truncation, "options.truncation") if options.HasField("truncation") else None,
+            truncation=wire.truncation(options, "options"),
             offset_unit=wire.enum_value(wire.OFFSET_UNITS, options.offset_unit, "options.offset_unit"),
             arrived_ns=arrived_ns,
         )
@@ -157,7 +157,7 @@ def embed_options(message: embedding_pb2.EmbedOptions, path: str) -> EmbedOption
         encoding=wire.enum_value(wire.ENCODINGS, message.encoding, f"{path}.encoding"),
         prompt_name=message.prompt_name if source == "prompt_name" else None,
         prompt=message.prompt if source == "prompt" else None,
-        truncation=wire.truncation(message.truncation, f"{path}.truncation") if message.HasField("truncation") else None,
+        truncation=wire.truncation(message, path),
     )
 
 

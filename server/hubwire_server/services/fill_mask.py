@@ -54,7 +54,7 @@ def fill_mask_options(message: fill_mask_pb2.FillMaskOptions) -> FillMaskOptions
     return FillMaskOptions(
         top_k=message.top_k,
         targets=tuple(message.targets),
-        truncation=wire.truncation(message.truncation, "options.truncation") if message.HasField("truncation") else None,
+        truncation=wire.truncation(message, "options"),
         offset_unit=wire.enum_value(wire.OFFSET_UNITS, message.offset_unit, "options.offset_unit"),
     )
 

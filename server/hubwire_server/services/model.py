@@ -8,7 +8,7 @@ from typing import Any, cast
 import grpc
 
 from hubwire.v1 import embedding_pb2, model_pb2
-from hubwire_server.errors import HubwireError, Reason
+from hubwire_server.errors import out_of_range
 from hubwire_server.models.description import BackendCandidate, ModelDescription, Task
 from hubwire_server.models.registry import Model
 from hubwire_server.services import wire
@@ -49,8 +49,7 @@ class ModelService:
         """ModelService.ListModels."""
         message = wire.parse(model_pb2.ListModelsRequest, data)
         if message.page_size < 0:
-            text = f"page_size is {message.page_size}"
-            raise HubwireError(Reason.VALUE_OUT_OF_RANGE, text, field="page_size", metadata={"minimum": "0", "maximum": str(MAX_PAGE)})
+            raise out_of_range(f"page_size is {message.page_size}", "page_size", 0, MAX_PAGE)
         # The token is the name after which the page begins, so that pages hold although models come and go.
         models = [model for model in self._task.models() if model.name > message.page_token]
         size = min(message.page_size or DEFAULT_PAGE, MAX_PAGE)

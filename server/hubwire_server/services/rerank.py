@@ -45,7 +45,7 @@ class RerankService:
             options=RerankOptions(
                 top_n=options.top_n,
                 scoring=wire.enum_value(SCORINGS, options.scoring, "options.scoring"),
-                truncation=wire.truncation(options.truncation, "options.truncation") if options.HasField("truncation") else None,
+                truncation=wire.truncation(options, "options"),
             ),
             arrived_ns=arrived_ns,
         )

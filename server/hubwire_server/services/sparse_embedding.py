@@ -90,7 +90,7 @@ def sparse_options(message: embedding_pb2.EmbedSparseOptions, path: str) -> Embe
     return EmbedSparseOptions(
         max_terms=message.max_terms,
         return_tokens=message.return_tokens,
-        truncation=wire.truncation(message.truncation, f"{path}.truncation") if message.HasField("truncation") else None,
+        truncation=wire.truncation(message, path),
     )
 
 

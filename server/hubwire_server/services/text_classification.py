@@ -96,7 +96,7 @@ class TextClassificationService:
             options=ZeroShotOptions(
                 hypothesis_template=options.hypothesis_template or DEFAULT_TEMPLATE,
                 multi_label=options.multi_label,
-                truncation=wire.truncation(options.truncation, "options.truncation") if options.HasField("truncation") else None,
+                truncation=wire.truncation(options, "options"),
             ),
             arrived_ns=arrived_ns,
         )
@@ -115,7 +115,7 @@ def classify_options(message: text_classification_pb2.ClassifyTextOptions, path:
         top_k=message.top_k,
         labels=tuple(message.labels),
         function=wire.enum_value(FUNCTIONS, message.function, f"{path}.function"),
-        truncation=wire.truncation(message.truncation, f"{path}.truncation") if message.HasField("truncation") else None,
+        truncation=wire.truncation(message, path),
     )
 
 

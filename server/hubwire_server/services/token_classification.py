@@ -93,7 +93,7 @@ def classify_options(message: token_classification_pb2.ClassifyTokensOptions, pa
     long_text: Truncation | Windows | None = None
     match message.WhichOneof("long_text"):
         case "truncation":
-            long_text = wire.truncation(message.truncation, f"{path}.truncation")
+            long_text = wire.truncation(message, path)
         case "windows":
             long_text = wire.windows(message.windows)
     return ClassifyTokensOptions(

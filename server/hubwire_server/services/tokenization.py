@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hubwire.v1 import tokenization_pb2
-from hubwire_server.errors import HubwireError, Reason
+from hubwire_server.errors import out_of_range
 from hubwire_server.services import wire
 from hubwire_server.services.varints import packed, varint_sizes, varints
 from hubwire_server.tasks.tokenization import (
@@ -74,12 +74,8 @@ class TokenizationService:
         message = wire.parse(tokenization_pb2.DetokenizeRequest, data)
         count = sum(len(text.token_ids) for text in message.texts)
         if count > MAX_DETOKENIZE_IDS:
-            raise HubwireError(
-                Reason.VALUE_OUT_OF_RANGE,
-                f"the request has {count} token ids; the server takes {MAX_DETOKENIZE_IDS}",
-                field="texts",
-                metadata={"minimum": "1", "maximum": str(MAX_DETOKENIZE_IDS)},
-            )
+            text = f"the request has {count} token ids; the server takes {MAX_DETOKENIZE_IDS}"
+            raise out_of_range(text, "texts", 1, MAX_DETOKENIZE_IDS)
         request = DetokenizeRequest(
             ids=[np.array(text.token_ids, dtype=np.int64) for text in message.texts],
             model=message.model,
@@ -111,7 +107,7 @@ def tokenize_options(message: tokenization_pb2.TokenizeOptions) -> TokenizeOptio
     """The options of a request. Raises HubwireError for an unknown enum number."""
     return TokenizeOptions(
         skip_special_tokens=message.skip_special_tokens,
-        truncation=wire.truncation(message.truncation, "options.truncation") if message.HasField("truncation") else None,
+        truncation=wire.truncation(message, "options"),
         offset_unit=wire.enum_value(wire.OFFSET_UNITS, message.offset_unit, "options.offset_unit"),
         ids_only=message.ids_only,
     )

@@ -71,8 +71,11 @@ def caller(context: Context) -> Caller:
     return Caller(client=context.peer(), deadline_ns=deadline_ns)
 
 
-def truncation(message: common_pb2.Truncation, field: str) -> Truncation:
-    """The permission to cut texts that a request gives."""
+def truncation(options: Any, path: str) -> Truncation | None:
+    """The permission to cut texts that options give; None where they give none. path is where the options are in the request."""
+    if not options.HasField("truncation"):
+        return None
+    message, field = options.truncation, f"{path}.truncation"
     side = enum_value(TRUNCATION_SIDES, message.side, f"{field}.side")
     return Truncation(side="left" if side == "left" else "right", max_tokens=message.max_tokens)
 

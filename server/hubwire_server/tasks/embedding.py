@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hubwire_server._native import RaggedBatch
-from hubwire_server.errors import HubwireError, Reason
+from hubwire_server.errors import HubwireError, Reason, out_of_range
 from hubwire_server.models.description import Task
 from hubwire_server.models.registry import ReadyModel
 from hubwire_server.scheduling.item import BatchKey, Output
@@ -121,6 +121,10 @@ class EmbedPlan:
         """How many tokens of each text are a prompt that is left out of the pooling."""
         return None if self.model.embedding.include_prompt else list(tokenized.skip[:, None])
 
+    def refusal(self, tokenized: Tokenized, rows: Sequence[int]) -> HubwireError | None:
+        """See StreamPlan: nothing, since a text is one row."""
+        return None
+
     def value(self, entry: StreamEntry, tokenized: Tokenized, rows: Sequence[int], outputs: Sequence[Output]) -> NDArray[np.float32]:
         """See StreamPlan. The row is copied: it would otherwise keep the memory of its whole batch."""
         vector: NDArray[np.float32] = outputs[0][0].copy()
@@ -175,12 +179,8 @@ class EmbeddingTask:
         # A pooling of several modes gives one vector for each; the one that a request chooses in its place does not.
         dimensions = details.hidden_size if pooling and len(details.pooling) > 1 else details.dimensions
         if not 0 <= options.dimensions <= dimensions:
-            raise HubwireError(
-                Reason.VALUE_OUT_OF_RANGE,
-                f"dimensions is {options.dimensions}; this model has 1 to {dimensions}",
-                field=f"{path}.dimensions",
-                metadata={"minimum": "1", "maximum": str(dimensions)},
-            )
+            text = f"dimensions is {options.dimensions}; this model has 1 to {dimensions}"
+            raise out_of_range(text, f"{path}.dimensions", 1, dimensions)
         limit = limit_tokens(model, options.truncation, f"{path}.truncation")
         prompt = _prompt(model, options, path)
         self.texts.texts.check_prompt(prompt, 1, f"{path}.prompt")

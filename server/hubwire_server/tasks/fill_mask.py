@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hubwire_server._native import RaggedBatch
-from hubwire_server.errors import HubwireError, Reason
+from hubwire_server.errors import HubwireError, Reason, out_of_range
 from hubwire_server.models.description import Task
 from hubwire_server.models.registry import ReadyModel
 from hubwire_server.scheduling.item import BatchKey
@@ -148,12 +148,7 @@ class FillMaskTask:
         if model.description.tokenizer.mask_token_id < 0:
             raise HubwireError(Reason.MODEL_NOT_SUPPORTED, f'the tokenizer of "{model.name}" has no mask token', model=model.name)
         if options.top_k > MAX_TOP_K:
-            raise HubwireError(
-                Reason.VALUE_OUT_OF_RANGE,
-                f"top_k is {options.top_k}; the server returns at most {MAX_TOP_K}",
-                field="options.top_k",
-                metadata={"minimum": "0", "maximum": str(MAX_TOP_K)},
-            )
+            raise out_of_range(f"top_k is {options.top_k}; the server returns at most {MAX_TOP_K}", "options.top_k", 0, MAX_TOP_K)
         targets = np.zeros(0, np.int32)
         if options.targets:
             self.texts.texts.check(options.targets, "options.targets")

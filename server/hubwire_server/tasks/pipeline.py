@@ -30,6 +30,7 @@ from hubwire_server.pipelines import (
 from hubwire_server.scheduling.executor import Executor
 from hubwire_server.scheduling.item import BatchKey, Item, ItemTiming, Output, TokenArrays
 from hubwire_server.tasks.answer import Timings
+from hubwire_server.tasks.gather import Gather
 from hubwire_server.tasks.texts import Caller
 
 BYTES_PER_TOKEN = 1_024
@@ -136,7 +137,7 @@ class PipelineTask:
             # As in text_task.py: with these names the inputs would be in a cycle.
             del gather, items
             raise
-        return gather.answers
+        return [answer for (answer,) in gather.outputs]
 
     def _check(self, inputs: Sequence[PipelineInput]) -> None:
         if not inputs:
@@ -205,16 +206,12 @@ def _decoded(answers: Sequence[Payload]) -> list[PipelineOutput]:
     return outputs
 
 
-class _Gather:
-    """The sink of one request: it is done when every input has its answer, and fails with the first that is refused."""
+class _Gather(Gather):
+    """As Gather, for answers that may themselves be errors, and that have so many bytes together and no more."""
 
     def __init__(self, model: str, count: int, timings: Timings) -> None:
-        self._model = model
-        self._timings = timings
-        self._missing = count
+        super().__init__(model, count, timings, lambda index: f"inputs[{index}]")
         self._bytes = 0
-        self.answers: list[Any] = [None] * count
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def deliver(self, item: Item, output: Output, timing: ItemTiming) -> None:
         """See Sink."""
@@ -223,17 +220,7 @@ class _Gather:
         if self._bytes > MAX_RESPONSE_BYTES:
             text = f"the answers have more than {MAX_RESPONSE_BYTES} bytes together: send fewer inputs at a time"
             self.fail(item, HubwireError(Reason.PIPELINE_INPUT_INVALID, text))
-            return
-        if len(answer) <= MAX_REFUSED_BYTES and isinstance(error := read_answer(answer), HubwireError):
+        elif len(answer) <= MAX_REFUSED_BYTES and isinstance(error := read_answer(answer), HubwireError):
             self.fail(item, error)
-            return
-        self.answers[item.index] = answer
-        self._timings.add(timing)
-        self._missing -= 1
-        if self._missing == 0 and not self.done.done():
-            self.done.set_result(None)
-
-    def fail(self, item: Item, error: HubwireError) -> None:
-        """See Sink."""
-        if not self.done.done():
-            self.done.set_exception(error.about(field=f"inputs[{item.index}]", model=self._model))
+        else:
+            super().deliver(item, output, timing)

@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hubwire_server._native import RaggedBatch, best_answers
-from hubwire_server.errors import HubwireError, Reason
+from hubwire_server.errors import HubwireError, Reason, out_of_range
 from hubwire_server.models.description import Task
 from hubwire_server.models.registry import ReadyModel
 from hubwire_server.scheduling.item import BatchKey
 from hubwire_server.tasks.answer import Timings, Usage
+from hubwire_server.tasks.decoding import INLINE_LABEL_TOKENS
 from hubwire_server.tasks.spans import convert_spans
 from hubwire_server.tasks.text_task import ComputedTexts, TextTask, TextWork, batch_key
 from hubwire_server.tasks.texts import Caller, Reading, Windows, limit_window
@@ -32,8 +33,6 @@ DEFAULT_WINDOW_TOKENS = 384
 DEFAULT_MAX_ANSWER_TOKENS = 15
 MAX_TOP_K = 100
 MAX_ANSWER_TOKENS = 512
-INLINE_DECODE_TOKENS = 5_000
-"""Up to so many tokens are decoded on the event loop, which takes about 1 ms; above, in a thread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +113,7 @@ class QuestionAnsweringTask:
         await self._check_room(plan, request.questions)
         work = TextWork(model=plan.model, key=plan.key, reading=plan.reading, texts=request.questions, pairs=contexts, field="questions")
         done = await self.texts.compute(work, caller, request.arrived_ns)
-        large = len(done.tokenized.batch.ids) > INLINE_DECODE_TOKENS
+        large = len(done.tokenized.batch.ids) > INLINE_LABEL_TOKENS
         answers = await asyncio.to_thread(find_answers, plan, contexts, done) if large else find_answers(plan, contexts, done)
         return AnswerQuestionsResult(answers=answers, model=plan.model, usage=done.usage, timings=done.timings)
 
@@ -225,9 +224,4 @@ def _choose(plan: AnswerPlan, context: str, places: NDArray[np.uint32], scores: 
 
 def _check_range(name: str, value: int, maximum: int) -> None:
     if not 0 <= value <= maximum:
-        raise HubwireError(
-            Reason.VALUE_OUT_OF_RANGE,
-            f"{name} is {value}; the server takes 0 to {maximum}",
-            field=f"options.{name}",
-            metadata={"minimum": "0", "maximum": str(maximum)},
-        )
+        raise out_of_range(f"{name} is {value}; the server takes 0 to {maximum}", f"options.{name}", 0, maximum)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,8 +14,9 @@ from numpy.typing import NDArray
 from hubwire_server.errors import HubwireError
 from hubwire_server.models.registry import ReadyModel, Registry
 from hubwire_server.scheduling.executor import Executor
-from hubwire_server.scheduling.item import BatchKey, Item, ItemTiming, Output, Sink, TokenArrays
+from hubwire_server.scheduling.item import BatchKey, Item, Output, Sink, TokenArrays
 from hubwire_server.tasks.answer import Timings, Usage
+from hubwire_server.tasks.gather import Gather
 from hubwire_server.tasks.texts import MAX_WINDOW_TOKENS, MAX_WINDOWS, Caller, Reading, Texts, Tokenized, too_many_windows
 
 Extras = Callable[[Tokenized], Sequence[NDArray[Any]] | None]
@@ -100,7 +100,7 @@ class TextTask:
             self.registry.check_served(model, leased=True)
             timings = Timings(decode_ns=decode_ns, tokenize_ns=tokenized.elapsed_ns)
             sources = tokenized.batch.sources
-            gather = _Gather(model.name, work.field, sources, timings)
+            gather = Gather(model.name, len(sources), timings, lambda row: f"{work.field}[{sources[row]}]")
             items = make_items(work.key, tokenized, range(len(sources)), extras, caller, gather)
             permit = self.executor.admit(len(tokenized.batch.ids))
             self.executor.submit(items, permit)
@@ -147,29 +147,3 @@ def _check_windows(tokenized: Tokenized) -> None:
     ):
         if count > limit:
             raise too_many_windows(count, limit, what)
-
-
-class _Gather:
-    """The sink of one request: it is done when every row has its output, and fails with the first row that fails."""
-
-    def __init__(self, model: str, field: str, sources: NDArray[np.int64], timings: Timings) -> None:
-        self._model = model
-        self._field = field
-        self._sources = sources
-        self.outputs: list[Any] = [None] * len(sources)
-        self.timings = timings
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._missing = len(sources)
-
-    def deliver(self, item: Item, output: Output, timing: ItemTiming) -> None:
-        """See Sink."""
-        self.outputs[item.index] = output
-        self.timings.add(timing)
-        self._missing -= 1
-        if self._missing == 0 and not self.done.done():
-            self.done.set_result(None)
-
-    def fail(self, item: Item, error: HubwireError) -> None:
-        """See Sink."""
-        if not self.done.done():
-            self.done.set_exception(error.about(field=f"{self._field}[{self._sources[item.index]}]", model=self._model))

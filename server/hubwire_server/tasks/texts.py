@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hubwire_server._native import NativeError, RaggedBatch
-from hubwire_server.errors import HubwireError, Reason
+from hubwire_server.errors import HubwireError, Reason, out_of_range
 from hubwire_server.models.registry import ReadyModel
 
 if TYPE_CHECKING:
@@ -296,12 +296,7 @@ def limit_window(model: ReadyModel, windows: Windows, default: int, field: str, 
     # With more than half of it repeated, a short request would cost as much as thousands.
     most = min(limit // 2, limit - model.tokenizer.count_special_tokens(pair) - 1)
     if windows.stride is not None and windows.stride > most:
-        raise HubwireError(
-            Reason.VALUE_OUT_OF_RANGE,
-            f"stride is {windows.stride}; windows of {limit} tokens take 0 to {most}",
-            field=f"{field}.stride",
-            metadata={"minimum": "0", "maximum": str(most)},
-        )
+        raise out_of_range(f"stride is {windows.stride}; windows of {limit} tokens take 0 to {most}", f"{field}.stride", 0, most)
     return limit
 
 
@@ -311,12 +306,7 @@ def _limit(model: ReadyModel, asked: int, field: str, pair: bool, default: int) 
         return default
     minimum = model.tokenizer.count_special_tokens(pair) + (2 if pair else 1)
     if not minimum <= asked <= maximum:
-        raise HubwireError(
-            Reason.VALUE_OUT_OF_RANGE,
-            f"max_tokens is {asked}; this model takes {minimum} to {maximum}",
-            field=field,
-            metadata={"minimum": str(minimum), "maximum": str(maximum)},
-        )
+        raise out_of_range(f"max_tokens is {asked}; this model takes {minimum} to {maximum}", field, minimum, maximum)
     return asked
 
 

@@ -110,7 +110,7 @@ async def test_a_large_request_gives_what_each_of_its_questions_gives(task, monk
     contexts = [" ".join(f"w{word}" for word in np.random.default_rng(seed).integers(0, 900, 3 * seed + 1)) for seed in range(30)]
     alone = [(await answer(task, ["w1"], [context], top_k=3))[0] for context in contexts]
     assert await answer(task, ["w1"] * 30, contexts, top_k=3) == alone
-    monkeypatch.setattr(question_answering, "INLINE_DECODE_TOKENS", 100)
+    monkeypatch.setattr(question_answering, "INLINE_LABEL_TOKENS", 100)
     assert await answer(task, ["w1"] * 30, contexts, top_k=3) == alone
 
 
